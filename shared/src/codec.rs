@@ -27,9 +27,7 @@ pub enum FormatError {
 /// Encodes a value; writing to memory cannot fail.
 pub fn encode<T: Encode<()>>(value: &T) -> Vec<u8> {
     let mut out = Vec::new();
-    minicbor::encode(value, &mut out).unwrap_or_else(|never| match never {
-        e => unreachable!("writing to memory: {e}"),
-    });
+    minicbor::encode(value, &mut out).unwrap_or_else(|e| unreachable!("writing to memory: {e}"));
     out
 }
 
