@@ -1,0 +1,167 @@
+//! The command line: one file a command.
+
+pub mod backup;
+pub mod check;
+pub mod completions;
+pub mod config;
+pub mod diff;
+pub mod doctor;
+pub mod dump;
+pub mod enroll;
+pub mod find;
+pub mod init;
+pub mod key;
+pub mod keygen;
+pub mod ls;
+pub mod man;
+pub mod remote;
+pub mod restore;
+pub mod snapshots;
+pub mod stats;
+pub mod status;
+pub mod trust;
+pub mod vouch;
+
+use crate::report::{Exit, Outcome};
+use clap::{Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Append-only offsite backup: the source's and the owner's program.
+#[derive(Debug, Parser)]
+#[command(name = "source-agent", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub context: Context,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// When to show progress, or colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum When {
+    Auto,
+    Always,
+    Never,
+}
+
+/// What every command knows.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Context {
+    /// Configuration file
+    #[arg(short, long, global = true, value_name = "FILE", env = "SOURCE_AGENT_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Only this remote (repeatable)
+    #[arg(
+        short,
+        long = "remote",
+        global = true,
+        value_name = "NAME",
+        env = "SOURCE_AGENT_REMOTE",
+        value_delimiter = ','
+    )]
+    pub remotes: Vec<String>,
+    /// JSON lines on standard output; errors as JSON on standard error
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// More detail (repeatable)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Only errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Show progress
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub progress: When,
+    /// Use colours
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: When,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make an identity: the private key that restores
+    Keygen(keygen::KeygenArgs),
+    /// Show the recipient of an identity, change its passphrase, print or read its recovery sheet
+    Key(key::KeyArgs),
+    /// Write the configuration and keys of this source (or reader) and print its card
+    Init(init::InitArgs),
+    /// Enrol this source on a sink over an ordinary login
+    Enroll(enroll::EnrollArgs),
+    /// Add, list, test, repin or remove remotes
+    Remote(remote::RemoteArgs),
+    /// Trust a source's card, list trusted ones, or end a trust
+    Trust(trust::TrustArgs),
+    /// Sign that a snapshot was seen whole
+    Vouch(vouch::VouchArgs),
+    /// Back up the configured sets, or the given paths
+    Backup(backup::BackupArgs),
+    /// List snapshots
+    #[command(visible_alias = "list")]
+    Snapshots(snapshots::SnapshotsArgs),
+    /// List the content of a snapshot
+    Ls(ls::LsArgs),
+    /// Find names in snapshots
+    Find(find::FindArgs),
+    /// Show what changed between two snapshots
+    Diff(diff::DiffArgs),
+    /// Write one file, or a tree as tar, to standard output
+    Dump(dump::DumpArgs),
+    /// Show sizes of snapshots
+    Stats(stats::StatsArgs),
+    /// Restore a snapshot, or a path of it, into a directory
+    Restore(restore::RestoreArgs),
+    /// Check what the remotes hold
+    Check(check::CheckArgs),
+    /// Show when each remote was last backed up to; fails if too long ago
+    Status(status::StatusArgs),
+    /// Look for what is wrong with this installation
+    Doctor(doctor::DoctorArgs),
+    /// Show, check, or print an example of the configuration
+    Config(config::ConfigArgs),
+    /// Print a shell's completion script
+    Completions(completions::CompletionsArgs),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(man::ManArgs),
+}
+
+impl Command {
+    fn run(&self, context: &Context) -> Outcome<Exit> {
+        match self {
+            Self::Keygen(args) => keygen::run(args, context),
+            Self::Key(args) => key::run(args, context),
+            Self::Init(args) => init::run(args, context),
+            Self::Enroll(args) => enroll::run(args, context),
+            Self::Remote(args) => remote::run(args, context),
+            Self::Trust(args) => trust::run(args, context),
+            Self::Vouch(args) => vouch::run(args, context),
+            Self::Backup(args) => backup::run(args, context),
+            Self::Snapshots(args) => snapshots::run(args, context),
+            Self::Ls(args) => ls::run(args, context),
+            Self::Find(args) => find::run(args, context),
+            Self::Diff(args) => diff::run(args, context),
+            Self::Dump(args) => dump::run(args, context),
+            Self::Stats(args) => stats::run(args, context),
+            Self::Restore(args) => restore::run(args, context),
+            Self::Check(args) => check::run(args, context),
+            Self::Status(args) => status::run(args, context),
+            Self::Doctor(args) => doctor::run(args, context),
+            Self::Config(args) => config::run(args, context),
+            Self::Completions(args) => completions::run(args, context),
+            Self::Man(args) => man::run(args, context),
+        }
+    }
+}
+
+/// Parses the arguments, runs the command, prints a failure, returns the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command.run(&cli.context) {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
