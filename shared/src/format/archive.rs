@@ -2,9 +2,9 @@
 
 use crate::codec::{FormatError, List};
 use crate::format::envelope::Envelope;
-use crate::id::{ArchiveId, ArchiveNumber, Digest, Lineage, Salt, SessionId, SourceId};
+use crate::id::{ArchiveId, ArchiveNumber, Digest, Lineage, Salt, SessionId, SourceId, VerifyKey};
 use crate::limits::{ALIGN, ARCHIVE_BYTES_MAX, ARCHIVE_PARTS_MAX, INDEX_BYTES_MAX, REGION_BYTES_MAX, SEALED_BYTES_MAX};
-use crate::signature::{self, HEADER_BYTES, Object, Plain, SIGNATURE_BYTES, Signed, Verified};
+use crate::signature::{self, HEADER_BYTES, Object, Plain, SIGNATURE_BYTES, SignatureError, Signed, Verified};
 use minicbor::{Decode, Encode};
 
 /// What the blocks of an archive hold.
@@ -141,6 +141,16 @@ impl Region {
 
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Checks index and envelope with the source's key, and that they belong together (F-17).
+    pub fn verify(self, key: &VerifyKey) -> Result<(Verified<Index>, Verified<Envelope>), SignatureError> {
+        let (id, envelope) = (self.session(), self.envelope.verify(key)?);
+        let index = self.index.verify(key)?;
+        if index.session != id || index.source != envelope.source || index.lineage != envelope.lineage {
+            return Err(FormatError::Rule("the envelope in an archive is not that of its session").into());
+        }
+        Ok((index, envelope))
     }
 
     /// The archive's name.

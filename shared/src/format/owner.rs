@@ -4,7 +4,7 @@ use crate::codec::{Blob, FormatError, List, Text};
 use crate::format::envelope::Kem;
 use crate::id::{ArchiveId, ArchiveNumber, Digest, Lineage, SourceId, VerifyKey};
 use crate::limits::{ARCHIVE_PARTS_MAX, OWNER_BYTES_MAX, REASON_BYTES_MAX, SUBSTITUTE_BYTES_MAX, VOUCHER_BYTES_MAX};
-use crate::signature::Object;
+use crate::signature::{Object, Verified};
 use minicbor::{Decode, Encode};
 
 /// A numbered, chained, sealed note of the owner to itself. Signed by the owner.
@@ -35,6 +35,20 @@ impl Object for OwnerRecord {
         }
         if self.enc.len() != self.kem.enc_bytes() {
             return Err(FormatError::Rule("an owner record's encapsulation does not fit its KEM"));
+        }
+        Ok(())
+    }
+}
+
+impl Verified<OwnerRecord> {
+    /// Is this the record behind `previous` (F-36)? It must be signed by the owner whom it names.
+    pub fn follows(&self, previous: Option<&Self>) -> Result<(), FormatError> {
+        let (number, digest) = match previous {
+            None => (0, None),
+            Some(before) => (before.number + 1, Some(before.digest())),
+        };
+        if (self.number, self.previous) != (number, digest) || self.owner != *self.key() {
+            return Err(FormatError::Rule("an owner record does not follow the one before it"));
         }
         Ok(())
     }

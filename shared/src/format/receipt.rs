@@ -1,9 +1,10 @@
 //! What the sink signs or notes about what it accepted (docs/format.md, sections "Receipt", "Session record").
 
-use crate::codec::List;
+use crate::codec::{FormatError, List};
+use crate::format::snapshot::Head;
 use crate::id::{ArchiveId, ArchiveNumber, Digest, Lineage, SourceId, VerifyKey};
 use crate::limits::{RECEIPT_BYTES_MAX, RECORD_ARCHIVES_MAX, RECORD_BYTES_MAX};
-use crate::signature::Object;
+use crate::signature::{Object, Verified};
 use minicbor::{Decode, Encode};
 
 /// The sink's word that it holds a head, its body, and every block that the body names. Signed by the sink.
@@ -41,6 +42,17 @@ impl Object for Receipt {
     const KIND: u8 = b'R';
     const BYTES_MAX: usize = RECEIPT_BYTES_MAX;
     const NAME: &'static str = "receipt";
+}
+
+impl Verified<Receipt> {
+    /// Is this the receipt of this head, by the sink that the head names (F-35)?
+    pub fn attests(&self, head: &Verified<Head>) -> Result<(), FormatError> {
+        let mine = (self.source, self.lineage, self.sink, self.sequence, self.head);
+        if mine != (head.source, head.lineage, head.sink, head.sequence, head.digest()) || *self.key() != head.sink {
+            return Err(FormatError::Rule("a receipt of another head or by another sink"));
+        }
+        Ok(())
+    }
 }
 
 /// One archive in a session record.

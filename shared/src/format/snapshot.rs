@@ -6,7 +6,7 @@ use crate::limits::{
     ARCHIVE_PARTS_MAX, BODY_BYTES_MAX, BODY_PAGES_MAX, HEAD_BYTES_MAX, HEAD_REMOTES_MAX, PAGE_ARCHIVES, PAGE_BYTES_MAX,
     REASON_BYTES_MAX, ROOT_BYTES_MAX,
 };
-use crate::signature::Object;
+use crate::signature::{Object, Plain, Verified};
 use minicbor::{Decode, Encode};
 
 /// Head flag: protects a long run, holds no retention slot, goes when its run commits.
@@ -181,6 +181,69 @@ impl Object for Page {
         }
         if self.archives.iter().any(|entry| entry.live.last().copied().unwrap_or(0) == 0) {
             return Err(FormatError::Rule("a ref page names an archive without a live block"));
+        }
+        Ok(())
+    }
+}
+
+/// Checks that heads follow one another (F-24, F-26, F-27); give it all heads of one chain, from sequence 0.
+#[derive(Debug, Default)]
+pub struct ChainLinks {
+    last: Option<(Chain, u64, Digest)>,
+}
+
+impl ChainLinks {
+    /// Goes on behind a head that was checked before.
+    pub fn after(chain: Chain, sequence: u64, digest: Digest) -> Self {
+        Self { last: Some((chain, sequence, digest)) }
+    }
+
+    /// Takes the next head of the chain.
+    pub fn follow(&mut self, head: &Verified<Head>) -> Result<(), FormatError> {
+        let (sequence, previous) = match self.last {
+            None => (0, None),
+            Some((chain, _, _)) if chain != head.chain() => {
+                return Err(FormatError::Rule("a head of another chain"));
+            }
+            Some((_, sequence, digest)) => (sequence + 1, Some(digest)),
+        };
+        if head.sequence != sequence {
+            return Err(FormatError::Rule("a head is missing, or there are two of one sequence"));
+        }
+        if head.previous != previous {
+            return Err(FormatError::Rule("a head does not name the head before it: two histories"));
+        }
+        self.last = Some((head.chain(), head.sequence, head.digest()));
+        Ok(())
+    }
+}
+
+/// Checks the pages of a body in their order (F-28, F-29).
+#[derive(Debug)]
+pub struct PageOrder {
+    source: SourceId,
+    lineage: Lineage,
+    next: u64,
+}
+
+impl PageOrder {
+    pub fn new(source: SourceId, lineage: Lineage) -> Self {
+        Self { source, lineage, next: 0 }
+    }
+
+    /// Takes the next page; `digest` is what the body says.
+    pub fn follow(&mut self, digest: &Digest, page: &Plain<Page>) -> Result<(), FormatError> {
+        if page.digest() != *digest {
+            return Err(FormatError::Rule("a ref page is not the one that the body names"));
+        }
+        if page.source != self.source || page.lineage != self.lineage {
+            return Err(FormatError::Rule("a ref page of another source or lineage"));
+        }
+        for entry in page.archives.iter() {
+            if entry.number.get() < self.next {
+                return Err(FormatError::Rule("the ref pages of a body are not in order, or name an archive twice"));
+            }
+            self.next = entry.number.get() + 1;
         }
         Ok(())
     }

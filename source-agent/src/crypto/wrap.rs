@@ -12,7 +12,7 @@ use hpke::kem::{X25519HkdfSha256, XWing};
 use hpke::{Deserializable, Kem as KemTrait, OpModeR, OpModeS, Serializable};
 use shared::codec::{Blob, List};
 use shared::format::envelope::WRAPPED_BYTES;
-use shared::format::{Envelope, Kem, RecipientWrap};
+use shared::format::{Envelope, Kem, RecipientWrap, Wrap};
 use shared::id::{Digest, Lineage, Salt, SourceId};
 use shared::limits::SUITE;
 use shared::signature::{SigningKey, Verified, sign};
@@ -112,8 +112,20 @@ pub fn open_session(envelope: &Envelope, identity: &Identity) -> Result<(Session
     open_wraps(envelope, &envelope.recipients, identity)
 }
 
-/// The same, from wraps that the owner added later.
-pub fn open_wraps(
+/// The same, from a wrap object that the owner added later (F-12).
+pub fn open_wrap_object(
+    envelope: &Verified<Envelope>,
+    object: &Wrap,
+    identity: &Identity,
+) -> Result<(SessionSecret, SourceSecret), CryptoError> {
+    let mine = (object.source, object.lineage, object.session.as_bytes(), object.commitment);
+    if mine != (envelope.source, envelope.lineage, envelope.digest().as_bytes(), envelope.commitment) {
+        return Err(CryptoError::Commitment);
+    }
+    open_wraps(envelope, &object.recipients, identity)
+}
+
+fn open_wraps(
     envelope: &Envelope,
     wraps: &[RecipientWrap],
     identity: &Identity,

@@ -41,6 +41,14 @@ impl ChunkTable {
         Ok(table)
     }
 
+    /// Has it one item for each of so many blocks?
+    pub fn fits(&self, blocks: u32) -> Result<(), FormatError> {
+        if self.blocks.len() == blocks as usize {
+            return Ok(());
+        }
+        Err(FormatError::Rule("a chunk table with more or fewer blocks than its archive"))
+    }
+
     fn check(&self) -> Result<(), FormatError> {
         let mut chunks = 0usize;
         for block in self.blocks.iter() {
