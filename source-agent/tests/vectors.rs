@@ -3,6 +3,8 @@
 //! `PAWL_WRITE_VECTORS=1 cargo test --workspace --test vectors` writes them again (HPKE draws new randomness); without
 //! it they are read from `shared/testdata/vectors/` and judged by the product's own code.
 
+#![allow(clippy::unwrap_used)]
+
 mod vectors {
     pub mod judge;
     pub mod make;
