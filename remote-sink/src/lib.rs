@@ -1,1 +1,10 @@
+//! The sink: accepts only new, correctly signed objects, and serves them again.
+//!
+//! Absences that hold here: no type for plaintext, none for a decrypting key; the serving session has no call that
+//! replaces or removes an object; `store/layout.rs` alone spells paths.
 
+pub mod enrolment;
+pub mod ledger;
+pub mod serve;
+pub mod store;
+pub mod verify;

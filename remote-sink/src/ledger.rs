@@ -1,0 +1,1 @@
+//! The ledger: a cache over a source's objects.

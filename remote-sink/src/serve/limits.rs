@@ -1,0 +1,67 @@
+//! What a session may take: time, space and numbers of things. Defaults in one place; `vault.toml` may set some.
+
+use std::time::Duration;
+
+/// Limits of one session and its source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// A session that says nothing for so long ends.
+    pub idle: Duration,
+    /// A pushing session that said nothing for so long gives way to another one of the same source.
+    pub takeover: Duration,
+    /// How long `Hello` may take.
+    pub greeting: Duration,
+    /// A half-received message must bring `slow_bytes` in each such span.
+    pub slow_window: Duration,
+    pub slow_bytes: u64,
+    /// A session ends at the first message after this.
+    pub session: Duration,
+    /// Bytes that this source may use; `None` = no quota.
+    pub quota: Option<u64>,
+    /// Bytes of the file system that archives leave free.
+    pub min_free: u64,
+    /// All objects of a source.
+    pub objects: u64,
+    /// Heads of a source received within 24 hours.
+    pub heads_per_day: u64,
+    /// Envelopes of a source within 24 hours.
+    pub envelopes_per_day: u64,
+    pub series: usize,
+    pub lineages: usize,
+    /// Objects of each kind that one owner may leave.
+    pub owner_objects: usize,
+    /// Archives after which a session record is published.
+    pub record_archives: usize,
+}
+
+/// Each object is charged at least this many bytes.
+pub const CHARGE_BYTES_MIN: u64 = 4096;
+/// Lineages that one source may have at a sink.
+pub const LINEAGES_MAX: usize = 256;
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(300),
+            takeover: Duration::from_secs(30),
+            greeting: Duration::from_secs(30),
+            slow_window: Duration::from_secs(120),
+            slow_bytes: 64 << 10,
+            session: Duration::from_secs(24 * 3600),
+            quota: None,
+            min_free: 1 << 30,
+            objects: 16_000_000,
+            heads_per_day: 1000,
+            envelopes_per_day: 1000,
+            series: 256,
+            lineages: LINEAGES_MAX,
+            owner_objects: 65_536,
+            record_archives: 4096,
+        }
+    }
+}
+
+/// What an object costs its source.
+pub const fn charge(bytes: u64) -> u64 {
+    if bytes < CHARGE_BYTES_MIN { CHARGE_BYTES_MIN } else { bytes }
+}
