@@ -1,8 +1,14 @@
 //! The store: what a session may do with objects. There is no call that replaces or removes one.
 
+pub mod archive;
+pub mod directory;
+#[cfg(test)]
+pub mod fake;
 pub mod layout;
 
+pub use directory::Directory;
 use shared::id::{ArchiveNumber, Digest, Lineage, SessionId};
+use std::io;
 
 /// A kind of objects that lie together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -75,4 +81,121 @@ impl Name {
             Self::Release(_) => Shelf::Releases,
         }
     }
+}
+
+/// What the store could not do, and to what.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} {path}: {error}")]
+pub struct StoreError {
+    pub action: &'static str,
+    /// Relative to the vault's root.
+    pub path: String,
+    pub error: io::Error,
+}
+
+impl StoreError {
+    /// No room: bytes, inodes or the file system's own quota.
+    pub fn is_full(&self) -> bool {
+        matches!(self.error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+    /// The object is there, but is not what was put: too short, or no regular file.
+    pub fn is_damage(&self) -> bool {
+        matches!(self.error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
+            || self.error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+            || self.error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
+    }
+}
+
+/// Whether [`Store::put_new`] made the name or found it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placed {
+    New,
+    /// The name was there; nothing was changed, what was staged is gone.
+    Existed,
+}
+
+/// An entry of a shelf.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    Object(Name),
+    /// A file that is no object, by its path within the room.
+    Foreign(String),
+}
+
+/// Bytes on their way to become an object; dropped, they leave nothing.
+pub trait Staged: Send + 'static {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
+}
+
+/// An object, open for reading.
+pub trait Stored {
+    fn bytes(&self) -> u64;
+    /// When the name appeared, by the store's own clock, which no session can set; seconds since 1970.
+    fn appeared(&self) -> i64;
+    /// Fills `buffer` from `offset`; a shorter object is an error.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError>;
+}
+
+/// Objects of one source or owner. Create, read, list: nothing else.
+pub trait Store: Clone + Send + Sync + 'static {
+    type Staged: Staged;
+    type Stored: Stored;
+
+    fn stage(&self) -> Result<Self::Staged, StoreError>;
+    /// Makes what was staged durable under a name that must be new. With either answer the name is durable.
+    fn put_new(&self, name: &Name, staged: Self::Staged) -> Result<Placed, StoreError>;
+    fn get(&self, name: &Name) -> Result<Option<Self::Stored>, StoreError>;
+    /// Visits the entries of a shelf, in no order.
+    fn list(&self, shelf: Shelf, visit: &mut dyn FnMut(Entry)) -> Result<(), StoreError>;
+    /// Bytes free for new objects; 0 too if no further object can be made.
+    fn free(&self) -> Result<u64, StoreError>;
+}
+
+/// Reads an object whole. One above `bytes_max` is damage: nothing so large was ever put.
+pub fn read_whole<S: Store>(store: &S, name: &Name, bytes_max: usize) -> Result<Option<Vec<u8>>, StoreError> {
+    let Some(stored) = store.get(name)? else { return Ok(None) };
+    let bytes = usize::try_from(stored.bytes()).unwrap_or(usize::MAX);
+    if bytes > bytes_max {
+        let error = io::Error::new(io::ErrorKind::InvalidData, format!("{bytes} bytes where {bytes_max} are allowed"));
+        return Err(StoreError { action: "read", path: layout::object_path(name), error });
+    }
+    let mut buffer = vec![0; bytes];
+    stored.read_at(&mut buffer, 0)?;
+    Ok(Some(buffer))
+}
+
+/// Puts a small object; the second time the same bytes are no error.
+pub fn put_bytes<S: Store>(store: &S, name: &Name, bytes: &[u8]) -> Result<PutBytes, StoreError> {
+    let mut staged = store.stage()?;
+    staged.append(bytes)?;
+    if store.put_new(name, staged)? == Placed::New {
+        return Ok(PutBytes::New);
+    }
+    let same = match read_whole(store, name, bytes.len()) {
+        Ok(held) => held.as_deref() == Some(bytes),
+        Err(e) if e.is_damage() => false,
+        Err(e) => return Err(e),
+    };
+    Ok(if same { PutBytes::Same } else { PutBytes::Other })
+}
+
+/// What [`put_bytes`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutBytes {
+    New,
+    /// The same bytes were there.
+    Same,
+    /// Other bytes have this name: a conflict, or damage.
+    Other,
+}
+
+/// The objects of a shelf, collected; foreign files are passed over.
+pub fn names<S: Store>(store: &S, shelf: Shelf) -> Result<Vec<Name>, StoreError> {
+    let mut found = Vec::new();
+    store.list(shelf, &mut |entry| {
+        if let Entry::Object(name) = entry {
+            found.push(name);
+        }
+    })?;
+    Ok(found)
 }

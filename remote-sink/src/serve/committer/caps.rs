@@ -1,0 +1,114 @@
+//! Caps that need a look at what is there: each is counted when it is first needed, then kept.
+
+use crate::ledger::{Ledger, series_of};
+use crate::serve::committer::Session;
+use crate::serve::committer::commit::read_receipt;
+use crate::serve::committer::outbox::store_refusal;
+use crate::store::{Name, Shelf, Store, StoreError, Stored, names};
+use shared::format::Head;
+use shared::id::{Lineage, Series};
+use shared::wire::{RefusalCode, Refused};
+use std::collections::HashSet;
+
+const DAY: i64 = 24 * 3600;
+
+/// What was counted so far.
+pub struct Caps {
+    lineages: Vec<(Lineage, Option<u64>)>,
+    ledger: Option<Ledger>,
+    envelopes: Option<u64>,
+    heads: Option<u64>,
+    series: Option<HashSet<Series>>,
+}
+
+impl Caps {
+    pub fn new(lineages: Vec<(Lineage, Option<u64>)>, ledger: Option<Ledger>) -> Self {
+        Self { lineages, ledger, envelopes: None, heads: None, series: None }
+    }
+
+    /// Envelopes that appeared within a day.
+    pub fn envelopes_today<S: Store>(&mut self, session: &Session<S>) -> Result<u64, Refused> {
+        if let Some(count) = self.envelopes {
+            return Ok(count);
+        }
+        let since = session.clock.now().saturating_sub(DAY);
+        let count = count_envelopes(session.own()?, since).map_err(|e| store_refusal(&e))?;
+        Ok(*self.envelopes.insert(count))
+    }
+
+    pub fn envelope_added(&mut self) {
+        self.envelopes = self.envelopes.map(|count| count + 1);
+    }
+
+    /// Is there room for this head? Heads count by the time of their receipts, over all lineages.
+    pub fn admit_head<S: Store>(&mut self, session: &Session<S>, head: &Head) -> Result<(), Refused> {
+        let cap = |text: String| Err(Refused::new(RefusalCode::Cap, text));
+        let heads = match self.heads {
+            Some(count) => count,
+            None => *self.heads.insert(self.count_heads(session)?),
+        };
+        if heads >= session.limits.heads_per_day {
+            return cap(format!("{heads} snapshots within a day: no more are taken"));
+        }
+        if self.series.is_none() {
+            self.series = Some(self.all_series(session)?);
+        }
+        let known = self.series.as_ref().is_some_and(|series| series.contains(&head.series));
+        let count = self.series.as_ref().map_or(0, HashSet::len);
+        if !known && count >= session.limits.series {
+            return cap(format!("this source has {count} series: no more are taken"));
+        }
+        Ok(())
+    }
+
+    pub fn head_added(&mut self, head: &Head) {
+        self.heads = self.heads.map(|count| count + 1);
+        if let Some(series) = &mut self.series {
+            series.insert(head.series);
+        }
+    }
+
+    fn count_heads<S: Store>(&self, session: &Session<S>) -> Result<u64, Refused> {
+        let since = session.clock.now().saturating_sub(DAY);
+        let mut count = 0;
+        for (lineage, newest) in &self.lineages {
+            let Some(newest) = newest else { continue };
+            for sequence in (0..=*newest).rev() {
+                let receipt = read_receipt(session, session.own()?, lineage, sequence)?;
+                if receipt.is_some_and(|receipt| receipt.received <= since) || count >= session.limits.heads_per_day {
+                    break;
+                }
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    fn all_series<S: Store>(&self, session: &Session<S>) -> Result<HashSet<Series>, Refused> {
+        let ledger = self.ledger.as_ref().and_then(|ledger| Some((ledger, ledger.series().ok()?)));
+        let mut all: HashSet<_> = ledger.iter().flat_map(|(_, series)| series.iter().copied()).collect();
+        for (lineage, newest) in &self.lineages {
+            let Some(newest) = newest else { continue };
+            for sequence in 0..=*newest {
+                if ledger.as_ref().is_some_and(|(ledger, _)| ledger.has_head(lineage, sequence).unwrap_or(false)) {
+                    continue;
+                }
+                let name = Name::Head(*lineage, sequence);
+                match series_of(session.own()?, &name, &session.access.identity.key) {
+                    Ok(series) => all.extend(series),
+                    Err(e) if e.is_damage() => {}
+                    Err(e) => return Err(store_refusal(&e)),
+                }
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn count_envelopes<S: Store>(store: &S, since: i64) -> Result<u64, StoreError> {
+    let mut count = 0;
+    for name in names(store, Shelf::Envelopes)? {
+        count += u64::from(store.get(&name)?.is_some_and(|stored| stored.appeared() > since));
+    }
+    Ok(count)
+}

@@ -1,0 +1,271 @@
+//! The store in a directory. Objects appear under their name whole and durable, or not at all; the only file opened
+//! for writing is one without a name (or, where the file system has none, one in `staging/`).
+
+use crate::store::layout::{self, object_dir, object_file, object_path};
+use crate::store::{Entry, Name, Placed, Shelf, Staged, Store, StoreError, Stored};
+use rustix::fs::{Advice, AtFlags, CWD, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::{self, Write};
+use std::num::NonZeroU64;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Mode of objects: nobody writes to them again.
+const OBJECT_MODE: Mode = Mode::from_raw_mode(0o440);
+/// The kernel is asked to begin writing each time so many bytes were added, so that the fsync at the end is short.
+const WRITEBACK_BYTES: u64 = 4 << 20;
+
+fn failed(action: &'static str, path: impl Into<String>) -> impl FnOnce(Errno) -> StoreError {
+    let path = path.into();
+    move |error| StoreError { action, path, error: error.into() }
+}
+
+/// The room of a source or an owner in a vault's directory.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    root: Arc<OwnedFd>,
+    room: Arc<str>,
+    staging: Option<Arc<OwnedFd>>,
+}
+
+/// The vault's root, opened once; everything else is opened relative to it.
+#[derive(Debug, Clone)]
+pub struct Root(Arc<OwnedFd>);
+
+impl Root {
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(failed("open", path.to_string_lossy()))?;
+        Ok(Self(Arc::new(fd)))
+    }
+
+    /// Opens a directory below the root.
+    pub fn open_dir(&self, path: &str) -> Result<OwnedFd, StoreError> {
+        open_dir(&self.0, path)
+    }
+
+    /// Opens a regular file below the root for reading.
+    pub fn open_file(&self, path: &str) -> Result<Option<File>, StoreError> {
+        open_file(&self.0, path)
+    }
+
+    /// A room that is only read.
+    pub fn room(&self, room: String) -> Directory {
+        Directory { root: Arc::clone(&self.0), room: room.into(), staging: None }
+    }
+
+    /// A room that takes new objects, staged in this directory below the root.
+    pub fn writable_room(&self, room: String, staging: &Arc<OwnedFd>) -> Directory {
+        Directory { root: Arc::clone(&self.0), room: room.into(), staging: Some(Arc::clone(staging)) }
+    }
+}
+
+fn open_dir(root: &OwnedFd, path: &str) -> Result<OwnedFd, StoreError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(root, path, flags, Mode::empty()).map_err(failed("open", path))
+}
+
+fn open_file(root: &OwnedFd, path: &str) -> Result<Option<File>, StoreError> {
+    // NONBLOCK: a fifo that somebody put there must not hold the session.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = match rustix::fs::openat(root, path, flags, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(failed("open", path)(error)),
+    };
+    let stat = rustix::fs::fstat(&fd).map_err(failed("stat", path))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        let error = io::Error::new(io::ErrorKind::InvalidData, "not a regular file");
+        return Err(StoreError { action: "open", path: path.into(), error });
+    }
+    Ok(Some(File::from(fd)))
+}
+
+/// A file without a name, or one in `staging/` that goes when it is dropped.
+#[derive(Debug)]
+pub struct StagedFile {
+    file: File,
+    temporary: Option<Temporary>,
+    bytes: u64,
+    written_back: u64,
+    room: Arc<str>,
+}
+
+#[derive(Debug)]
+struct Temporary {
+    staging: Arc<OwnedFd>,
+    name: String,
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // What stays after a failure here is cleared by the operator's commands.
+        let _ = rustix::fs::unlinkat(&*self.staging, &self.name, AtFlags::empty());
+    }
+}
+
+impl Staged for StagedFile {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let room = &self.room;
+        self.file.write_all(bytes).map_err(|error| StoreError {
+            action: "write",
+            path: format!("{room}/staging"),
+            error,
+        })?;
+        self.bytes += bytes.len() as u64;
+        if let Some(span) = NonZeroU64::new(self.bytes - self.written_back)
+            && span.get() >= WRITEBACK_BYTES
+        {
+            // On Linux this begins writing dirty pages and does not wait; a refusal costs only time.
+            let _ = rustix::fs::fadvise(&self.file, self.written_back, Some(span), Advice::DontNeed);
+            self.written_back = self.bytes;
+        }
+        Ok(())
+    }
+}
+
+/// An object's file.
+#[derive(Debug)]
+pub struct StoredFile {
+    file: File,
+    bytes: u64,
+    changed: i64,
+    path: String,
+}
+
+impl StoredFile {
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+impl Stored for StoredFile {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+    /// The inode's change time: linking sets it, and no call sets it back.
+    fn appeared(&self) -> i64 {
+        self.changed
+    }
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
+        self.file.read_exact_at(buffer, offset).map_err(|error| StoreError {
+            action: "read",
+            path: self.path.clone(),
+            error,
+        })
+    }
+}
+
+impl Directory {
+    fn path(&self, name: &Name) -> String {
+        format!("{}/{}", self.room, object_path(name))
+    }
+
+    fn staging(&self) -> Result<&Arc<OwnedFd>, StoreError> {
+        self.staging.as_ref().ok_or_else(|| StoreError {
+            action: "write",
+            path: self.room.to_string(),
+            error: io::ErrorKind::ReadOnlyFilesystem.into(),
+        })
+    }
+
+    fn list_dir(&self, dir: &str, visit: &mut dyn FnMut(&str, bool)) -> Result<(), StoreError> {
+        let path = format!("{}/{dir}", self.room);
+        let fd = open_dir(&self.root, &path)?;
+        for entry in Dir::new(fd).map_err(failed("list", path.as_str()))? {
+            let entry = entry.map_err(failed("list", path.as_str()))?;
+            let name = entry.file_name().to_string_lossy();
+            if name != "." && name != ".." {
+                visit(&name, entry.file_type() == FileType::Directory);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Store for Directory {
+    type Staged = StagedFile;
+    type Stored = StoredFile;
+
+    /// open(O_TMPFILE, staging), or where there is none open(O_CREAT|O_EXCL, staging/random)
+    fn stage(&self) -> Result<StagedFile, StoreError> {
+        let staging = self.staging()?;
+        let path = || format!("{}/staging", self.room);
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let (fd, temporary) = match rustix::fs::openat(&**staging, ".", flags | OFlags::TMPFILE, OBJECT_MODE) {
+            Ok(fd) => (fd, None),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+                let name = shared::text::hex(&shared::sys::random::<16>());
+                let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+                let fd = rustix::fs::openat(&**staging, &name, flags, OBJECT_MODE).map_err(failed("create", path()))?;
+                (fd, Some(Temporary { staging: Arc::clone(staging), name }))
+            }
+            Err(error) => return Err(failed("create", path())(error)),
+        };
+        let room = Arc::clone(&self.room);
+        Ok(StagedFile { file: File::from(fd), temporary, bytes: 0, written_back: 0, room })
+    }
+
+    /// fsync(file) · linkat (refuses an existing name) · close · fsync(directory)
+    fn put_new(&self, name: &Name, staged: StagedFile) -> Result<Placed, StoreError> {
+        let path = self.path(name);
+        let dir = open_dir(&self.root, &format!("{}/{}", self.room, object_dir(name)))?;
+        staged.file.sync_all().map_err(|error| StoreError { action: "sync", path: path.clone(), error })?;
+        // A crash before the link leaves nothing; after it, the whole object, as its data is on the disk already.
+        let linked = match &staged.temporary {
+            None => {
+                let from = format!("/proc/self/fd/{}", staged.file.as_raw_fd());
+                rustix::fs::linkat(CWD, from, &dir, object_file(name), AtFlags::SYMLINK_FOLLOW)
+            }
+            Some(t) => rustix::fs::linkat(&*t.staging, &t.name, &dir, object_file(name), AtFlags::empty()),
+        };
+        let placed = match linked {
+            Ok(()) => Placed::New,
+            Err(Errno::EXIST) => Placed::Existed,
+            Err(error) => return Err(failed("link", path)(error)),
+        };
+        drop(staged);
+        // Also for a name that was there: whoever made it may have been cut off before this step.
+        rustix::fs::fsync(&dir).map_err(failed("sync the directory of", path))?;
+        Ok(placed)
+    }
+
+    fn get(&self, name: &Name) -> Result<Option<StoredFile>, StoreError> {
+        let path = self.path(name);
+        let Some(file) = open_file(&self.root, &path)? else { return Ok(None) };
+        let stat = rustix::fs::fstat(&file).map_err(failed("stat", path.as_str()))?;
+        let changed = i64::try_from(stat.st_ctime).unwrap_or(i64::MAX);
+        Ok(Some(StoredFile { file, bytes: u64::try_from(stat.st_size).unwrap_or(0), changed, path }))
+    }
+
+    fn list(&self, shelf: Shelf, visit: &mut dyn FnMut(Entry)) -> Result<(), StoreError> {
+        let mut dirs = vec![shelf.dir().to_owned()];
+        if shelf.is_split() {
+            dirs = (0..=255u8).map(|byte| format!("{}/{byte:02x}", shelf.dir())).collect();
+            self.list_dir(shelf.dir(), &mut |file, is_dir| {
+                if !is_dir || shared::text::from_hex::<1>(file).is_none() {
+                    visit(Entry::Foreign(format!("{}/{file}", shelf.dir())));
+                }
+            })?;
+        }
+        for dir in dirs {
+            self.list_dir(&dir, &mut |file, _| {
+                let name = layout::parse_file(shelf, file).filter(|name| object_dir(name) == dir);
+                visit(name.map_or_else(|| Entry::Foreign(format!("{dir}/{file}")), Entry::Object));
+            })?;
+        }
+        Ok(())
+    }
+
+    fn free(&self) -> Result<u64, StoreError> {
+        let stat = rustix::fs::fstatvfs(&*self.root).map_err(failed("statvfs", ""))?;
+        // Some file systems count no inodes and say 0 of 0.
+        if stat.f_files != 0 && stat.f_favail == 0 {
+            return Ok(0);
+        }
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
