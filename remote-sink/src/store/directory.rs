@@ -237,8 +237,8 @@ impl Store for Directory {
         let path = self.path(name);
         let Some(file) = open_file(&self.root, &path)? else { return Ok(None) };
         let stat = rustix::fs::fstat(&file).map_err(failed("stat", path.as_str()))?;
-        let changed = i64::try_from(stat.st_ctime).unwrap_or(i64::MAX);
-        Ok(Some(StoredFile { file, bytes: u64::try_from(stat.st_size).unwrap_or(0), changed, path }))
+        let bytes = u64::try_from(stat.st_size).unwrap_or(0);
+        Ok(Some(StoredFile { file, bytes, changed: stat.st_ctime, path }))
     }
 
     fn list(&self, shelf: Shelf, visit: &mut dyn FnMut(Entry)) -> Result<(), StoreError> {

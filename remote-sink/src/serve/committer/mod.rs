@@ -239,12 +239,10 @@ fn push<S: Store>(
         // The source may connect again at once: it waits for the end of this one instead of being refused.
         held.falls_silent();
     }
-    let done = session.outbox.barrier();
+    // After a failure of the disk there is nothing to wait for; what was placed is noted all the same.
+    let _ = session.outbox.barrier();
     push.publish_record(session);
-    match last {
-        Some(refused) => Err(refused),
-        None => Ok(done.unwrap_or(())),
-    }
+    last.map_or(Ok(()), Err)
 }
 
 fn serve_queries<S: Store, R: Request>(

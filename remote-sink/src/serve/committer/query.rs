@@ -4,7 +4,7 @@
 use crate::serve::committer::access::Source;
 use crate::serve::committer::outbox::{Closed, store_refusal};
 use crate::serve::committer::{Listing, Session};
-use crate::store::{Name, Shelf, Store, StoreError, Stored, archive, names, read_whole};
+use crate::store::{Entry, Name, Shelf, Store, StoreError, Stored, archive, names, read_whole};
 use shared::codec::{Blob, List, Text};
 use shared::format::{Envelope, Head, Page};
 use shared::id::{ArchiveNumber, Digest, Lineage};
@@ -209,11 +209,10 @@ fn expired(what: &str) -> Refused {
 fn lineages<S: Store>(source: &Source<S>) -> Result<Vec<Lineage>, StoreError> {
     let mut found = BTreeSet::new();
     for shelf in [Shelf::Heads, Shelf::Archives] {
-        source.store.list(shelf, &mut |entry| match entry {
-            crate::store::Entry::Object(Name::Head(lineage, _) | Name::Archive(lineage, _)) => {
+        source.store.list(shelf, &mut |entry| {
+            if let Entry::Object(Name::Head(lineage, _) | Name::Archive(lineage, _)) = entry {
                 found.insert(lineage);
             }
-            _ => {}
         })?;
     }
     Ok(found.into_iter().collect())
@@ -230,7 +229,7 @@ fn newest_head<S: Store>(source: &Source<S>, lineage: &Lineage) -> Result<Option
 fn numbers<S: Store>(source: &Source<S>, lineage: &Lineage) -> Result<Vec<ArchiveNumber>, StoreError> {
     let mut found = Vec::new();
     source.store.list(Shelf::Archives, &mut |entry| match entry {
-        crate::store::Entry::Object(Name::Archive(of, number)) if of == *lineage => found.push(number),
+        Entry::Object(Name::Archive(of, number)) if of == *lineage => found.push(number),
         _ => {}
     })?;
     found.sort_unstable();

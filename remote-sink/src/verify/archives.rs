@@ -1,0 +1,263 @@
+//! Archives: each index against its signature, each part against its signed hash (docs/format.md, section "Archive").
+
+use crate::ledger::Ledger;
+use crate::store::archive::{ArchiveError, Checked, open_checked};
+use crate::store::{Directory, Name, Stored};
+use crate::verify::{Judged, SourceReport, VerifyOptions};
+use shared::format::{Index, PageEntry};
+use shared::id::{ArchiveId, ArchiveNumber, Lineage};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+const THREADS: usize = 2;
+/// A part is read in pieces of this size: memory does not grow with it.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// How much is read, and how fast.
+pub struct Reading<'a> {
+    sample: Option<u64>,
+    seed: [u8; 32],
+    skip_since: Option<i64>,
+    ledger: Option<&'a Ledger>,
+    pace: Pace<'a>,
+}
+
+/// Reading speed, shared by the threads.
+struct Pace<'a> {
+    limit: Option<u64>,
+    observe: &'a (dyn Fn(u64) + Sync),
+    read: AtomicU64,
+    started: Instant,
+}
+
+impl<'a> Reading<'a> {
+    pub fn new(
+        options: &VerifyOptions,
+        ledger: Option<&'a Ledger>,
+        now: i64,
+        observe: &'a (dyn Fn(u64) + Sync),
+    ) -> Self {
+        // A share of the whole range of 64 bits; a fresh seed lets repeated samples meet all archives in time.
+        let share = |percent: f64| (percent.clamp(0.0, 100.0) / 100.0 * u64::MAX as f64) as u64;
+        let limit = options.limit_read.filter(|limit| *limit > 0);
+        Self {
+            sample: options.sample_percent.filter(|percent| *percent < 100.0).map(share),
+            seed: shared::sys::random(),
+            skip_since: options.older_than.map(|age| now.saturating_sub(age)),
+            ledger,
+            pace: Pace { limit, observe, read: AtomicU64::new(0), started: Instant::now() },
+        }
+    }
+
+    fn wants(&self, lineage: &Lineage, number: ArchiveNumber) -> bool {
+        if let (Some(since), Some(ledger)) = (self.skip_since, self.ledger)
+            && let Ok(Some(at)) = ledger.verified_at(lineage, number)
+            && at > since
+        {
+            return false;
+        }
+        let Some(share) = self.sample else { return true };
+        let mut hasher = blake3::Hasher::new_keyed(&self.seed);
+        hasher.update(lineage.as_bytes()).update(&number.get().to_le_bytes());
+        let mut draw = [0; 8];
+        hasher.finalize_xof().fill(&mut draw);
+        u64::from_le_bytes(draw) < share
+    }
+}
+
+impl Pace<'_> {
+    /// Counts what was read, and waits while that is more than the limit allows.
+    fn account(&self, bytes: u64) {
+        (self.observe)(bytes);
+        let Some(limit) = self.limit else { return };
+        let total = self.read.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let due = Duration::from_secs_f64(total as f64 / limit as f64);
+        if let Some(ahead) = due.checked_sub(self.started.elapsed()) {
+            std::thread::sleep(ahead);
+        }
+    }
+}
+
+/// What is known of one archive.
+#[derive(Debug)]
+struct Facts {
+    id: ArchiveId,
+    blocks: u32,
+    /// Parts that the generation lacks, and parts that are damaged.
+    absent: BTreeSet<u32>,
+    damaged: BTreeSet<u32>,
+}
+
+/// All archives of a source, judged.
+pub struct Archives(HashMap<(Lineage, ArchiveNumber), Facts>);
+
+/// What one archive came to.
+struct Verdict {
+    name: (Lineage, ArchiveNumber),
+    bytes: u64,
+    facts: Option<Facts>,
+    read: bool,
+    findings: Vec<String>,
+}
+
+impl Archives {
+    pub fn judge(judged: &Judged, reading: &Reading, names: Vec<Name>, report: &mut SourceReport) -> Self {
+        let names: Vec<_> = names
+            .into_iter()
+            .filter_map(|name| match name {
+                Name::Archive(lineage, number) => Some((lineage, number)),
+                _ => None,
+            })
+            .collect();
+        // The ledger's connection stays with this thread.
+        let wanted: HashSet<_> =
+            names.iter().filter(|(lineage, number)| reading.wants(lineage, *number)).copied().collect();
+        let next = AtomicUsize::new(0);
+        let verdicts = Mutex::new(Vec::new());
+        let pace = &reading.pace;
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let verdict = judge_one(judged, pace, *name, wanted.contains(name));
+                        verdicts.lock().unwrap_or_else(PoisonError::into_inner).push(verdict);
+                    }
+                });
+            }
+        });
+        let mut verdicts = verdicts.into_inner().unwrap_or_else(PoisonError::into_inner);
+        verdicts.sort_unstable_by_key(|verdict| verdict.name);
+        Self(verdicts.into_iter().filter_map(|verdict| verdict.report(report)).collect())
+    }
+
+    /// Why a page's entry cannot be read back; `None` if it can.
+    pub fn lacks(&self, lineage: &Lineage, entry: &PageEntry) -> Option<Lack> {
+        let Some(facts) = self.0.get(&(*lineage, entry.number)) else { return Some(Lack::Missing) };
+        if facts.id != entry.id {
+            return Some(Lack::Other);
+        }
+        if entry.blocks_named() > facts.blocks {
+            return Some(Lack::Beyond);
+        }
+        let live = |parts: &BTreeSet<u32>| parts.iter().any(|part| entry.is_live(*part));
+        if live(&facts.absent) {
+            return Some(Lack::Absent);
+        }
+        live(&facts.damaged).then_some(Lack::Damaged)
+    }
+}
+
+/// What a page names and the vault does not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    Missing,
+    Other,
+    Beyond,
+    Absent,
+    /// Reported with the archive itself.
+    Damaged,
+}
+
+impl Lack {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "it is missing, or its index cannot be read",
+            Self::Other => "another archive has this number",
+            Self::Beyond => "a snapshot names a block that it never had",
+            Self::Absent => "a block that a snapshot names is not held any more",
+            Self::Damaged => "a block is damaged",
+        }
+    }
+}
+
+impl Verdict {
+    fn report(self, report: &mut SourceReport) -> Option<((Lineage, ArchiveNumber), Facts)> {
+        report.archives += 1;
+        report.count(self.bytes);
+        for finding in &self.findings {
+            report.find(Name::Archive(self.name.0, self.name.1), finding.clone());
+        }
+        if self.read {
+            report.archives_read += 1;
+            if self.findings.is_empty() {
+                report.verified.push(self.name);
+            }
+        }
+        Some((self.name, self.facts?))
+    }
+}
+
+fn judge_one(judged: &Judged, pace: &Pace, name: (Lineage, ArchiveNumber), read: bool) -> Verdict {
+    let object = Name::Archive(name.0, name.1);
+    let bytes = super::stored_bytes(judged.store, &object);
+    let mut verdict = Verdict { name, bytes, facts: None, read: false, findings: Vec::new() };
+    let found = match open_checked(judged.store, &object, &judged.key) {
+        Ok(Some(found)) => found,
+        Ok(None) => {
+            verdict.findings.push("it is missing".into());
+            return verdict;
+        }
+        Err(e) => {
+            verdict.findings.push(e.to_string());
+            return verdict;
+        }
+    };
+    if let Err(what) = owned(judged, &found) {
+        verdict.findings.push(what);
+    }
+    let places = found.layout.parts(&found.index);
+    let absent = (0u32..).zip(&places).filter(|(_, place)| place.is_none()).map(|(part, _)| part).collect();
+    let mut damaged = BTreeSet::new();
+    if read {
+        for (part, place) in (0u32..).zip(&places) {
+            let Some((offset, bytes)) = place else { continue };
+            if let Err(what) = part_is_right(&found, &found.index, part, *offset, *bytes, pace) {
+                damaged.insert(part);
+                verdict.findings.push(format!("part {part}: {what}"));
+            }
+        }
+    }
+    verdict.read = read;
+    let facts = Facts { id: found.layout.region.id(), blocks: found.index.blocks(), absent, damaged };
+    verdict.facts = Some(facts);
+    verdict
+}
+
+fn owned<O>(judged: &Judged, found: &Checked<O>) -> Result<(), String> {
+    if found.index.source != judged.id {
+        return Err("its index belongs to another source".into());
+    }
+    let region = &found.layout.region;
+    if found.index.session != region.session() {
+        return Err("its envelope is not the one of its session".into());
+    }
+    region.envelope.clone().verify(&judged.key).map(drop).map_err(|e| e.to_string())
+}
+
+fn part_is_right(
+    found: &Checked<<Directory as crate::store::Store>::Stored>,
+    index: &Index,
+    part: u32,
+    offset: u64,
+    bytes: u32,
+    pace: &Pace,
+) -> Result<(), String> {
+    let wanted = index.parts.get(part as usize).ok_or("beyond the index")?.hash;
+    let mut hasher = blake3::Hasher::new();
+    let (mut at, end) = (offset, offset + u64::from(bytes));
+    let mut piece = vec![0; PIECE_BYTES.min(bytes as usize)];
+    while at < end {
+        let length = piece.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
+        found.stored.read_at(&mut piece[..length], at).map_err(|e| ArchiveError::Store(e).to_string())?;
+        hasher.update(&piece[..length]);
+        at += length as u64;
+        pace.account(length as u64);
+    }
+    if hasher.finalize().as_bytes() == wanted.as_bytes() {
+        Ok(())
+    } else {
+        Err("its bytes are not those that were signed".into())
+    }
+}
