@@ -60,7 +60,8 @@ impl Grant<'_> {
     /// The whole line, without a line end.
     pub fn line(&self) -> Result<String, AuthorizedKeysError> {
         let from = if self.from.is_empty() { String::new() } else { format!("from=\"{}\",", self.from.join(",")) };
-        let command = self.command()?.replace('\\', "\\\\").replace('"', "\\\"");
+        // sshd takes a backslash before a quote away, and no other.
+        let command = self.command()?.replace('"', "\\\"");
         Ok(format!("restrict,{from}command=\"{command}\" {} {COMMENT}{}", self.key.openssh(), self.source))
     }
 }

@@ -303,7 +303,8 @@ pub fn iec(bytes: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    if value.fract() == 0.0 { format!("{value:.0} {}", UNITS[unit]) } else { format!("{value:.2} {}", UNITS[unit]) }
+    let text = format!("{value:.2}");
+    format!("{} {}", text.strip_suffix(".00").unwrap_or(&text), UNITS[unit])
 }
 
 /// A length of time; months and years are those of the calendar.

@@ -22,13 +22,13 @@ const INPUT_BYTES_MAX: u64 = 64 << 10;
 
 const AFTER: &str = "\
 Examples:
-  remote-sink enroll 'source-card:1,name=web1,...' --address backup@sink.example --quota 500GiB --install
+  remote-sink enroll 'source-card:1,name=web1,...' --address backup@sink.example --install
   remote-sink enroll 'source-card:1,name=laptop,...' --role read --install
   source-agent init | remote-sink enroll - --address backup@sink.example
 
 Compare the fingerprint words with the card's owner, by another way than the card came.
-Without --install, add the printed line to ~/.ssh/authorized_keys of the account that serves, or use `remote-sink listen`,
-which needs no such line.";
+Without --install, add the printed line to ~/.ssh/authorized_keys of the account that serves, or
+use `remote-sink listen`, which needs no such line.";
 
 /// Let a source, a reader or an auditor in by its card
 ///

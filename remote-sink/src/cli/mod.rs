@@ -28,8 +28,11 @@ First steps:
   remote-sink init --root /srv/backups
   remote-sink enroll 'source-card:1,name=web1,...' --address backup@sink.example --install
 
-Exit codes: 0 done, 1 failed, 2 usage, 10 no such source or snapshot, 13 damage or a wrong signature,
-15 disk or quota full; `status`: 0 fresh, 1 too old, 3 unknown. Other codes mean failure; codes get added.";
+Exit codes: 0 done, 1 failed, 2 usage, 10 no such source or snapshot, 13 damage or a wrong
+signature, 15 disk or quota full; `status`: 0 fresh, 1 too old, 3 unknown. Other codes mean
+failure; codes get added.";
+/// The flags of every command stand together in help texts.
+const EVERYWHERE: &str = "Everywhere";
 
 /// Append-only offsite backup: the sink. Accepts only new, correctly signed objects; nothing that a source sends can
 /// delete, overwrite or read back.
@@ -46,16 +49,16 @@ pub struct Cli {
 #[derive(Debug, Clone, Default, Args)]
 pub struct Global {
     /// The vault's directory [else: [store] root in the configuration file]
-    #[arg(long, value_name = "DIR", env = "REMOTE_SINK_ROOT", hide_env_values = true, global = true)]
+    #[arg(long, value_name = "DIR", env = "REMOTE_SINK_ROOT", hide_env_values = true, global = true, help_heading = EVERYWHERE)]
     pub root: Option<PathBuf>,
     /// Results and errors as JSON lines
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub json: bool,
     /// Say more
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = EVERYWHERE)]
     pub verbose: bool,
     /// Say only what is wrong
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = EVERYWHERE)]
     pub quiet: bool,
 }
 

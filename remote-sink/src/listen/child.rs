@@ -24,7 +24,7 @@ const STDERR_BYTES_MAX: usize = 64 << 10;
 /// What a queued packet costs beyond its bytes.
 const PACKET_OVERHEAD: u64 = 128;
 /// How long a process may take to end by itself once its client is gone.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(5) };
 /// Pipes of this size where the kernel allows: fewer switches between the two processes.
 const PIPE_BYTES: usize = 1 << 20;
 
