@@ -60,7 +60,7 @@ pub struct Ends {
 pub struct Session {
     input: Option<mpsc::UnboundedSender<Vec<u8>>>,
     queue: Arc<Queue>,
-    _stop: oneshot::Sender<()>,
+    stop: oneshot::Sender<()>,
 }
 
 /// More bytes than the windows allowed: the client does not keep to the protocol.
@@ -106,7 +106,12 @@ impl Session {
                 None => end(&mut child).await,
             }
         });
-        Ok(Self { input: Some(input), queue, _stop: stop })
+        Ok(Self { input: Some(input), queue, stop })
+    }
+
+    /// Did the process end by itself? Its exit status is on the way to the client, or there already.
+    pub fn has_ended(&self) -> bool {
+        self.stop.is_closed()
     }
 
     /// Bytes that have not reached the process.

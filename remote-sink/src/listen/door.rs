@@ -146,7 +146,9 @@ impl Handler for Door {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), DoorError> {
-        if self.channel.is_some() {
+        // A channel that this side closed is not reported as closed again: its process tells.
+        if self.channel.as_ref().is_some_and(|(_, process)| process.as_ref().is_none_or(|process| !process.has_ended()))
+        {
             self.log("refused: a second channel on one connection");
             // Dropping the reply refuses.
             return Ok(());

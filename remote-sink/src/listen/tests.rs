@@ -281,7 +281,6 @@ async fn the_process_ends_with_its_client_and_with_the_server() {
         pids.push(line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
         if pids.len() == 1 {
             channel.close().await.unwrap();
-            while channel.wait().await.is_some() {}
             while pids[0].iter().any(|pid| is_running(pid)) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
