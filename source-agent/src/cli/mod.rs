@@ -154,6 +154,35 @@ impl Command {
     }
 }
 
+/// Has SIGINT or SIGTERM arrived? Code that runs long polls this and ends tidily; by polling it takes over the duty
+/// to end: without a poller the signal ends the process at once, and a second signal does so in any case.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(std::sync::atomic::Ordering::Relaxed)
+}
+
+static INTERRUPTED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// [`interrupted`] as an error with exit code 130 or 143.
+pub fn check_interrupted() -> Outcome<()> {
+    if interrupted() {
+        Err(crate::report::Failure::new("interrupted", Exit::Interrupted, "interrupted"))
+    } else {
+        Ok(())
+    }
+}
+
+/// Writes one line of results to standard output. A closed standard output ends the command quietly.
+pub fn print_line(line: &str) -> Outcome<()> {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+    Ok(())
+}
+
+/// Writes one JSON line to standard output.
+pub fn print_json(value: &serde_json::Value) -> Outcome<()> {
+    print_line(&value.to_string())
+}
+
 /// Parses the arguments, runs the command, prints a failure, returns the exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
