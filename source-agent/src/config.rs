@@ -1,14 +1,19 @@
 //! The configuration file: one TOML file, no merging, unknown keys refused (the command line's section 3.2).
 
+pub mod check;
+pub mod edit;
+pub mod template;
 pub mod units;
 
+#[cfg(test)]
+mod tests;
+
 use crate::cli::Context;
-use crate::paths::Paths;
+use crate::paths::{Paths, show};
 use crate::report::{Exit, Failure, Outcome};
 use serde::{Deserialize, Deserializer};
 use shared::card::SshKey;
 use shared::id::{SourceName, VerifyKey};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 pub use units::{Age, Rate, Size};
@@ -54,9 +59,10 @@ pub struct SourceSection {
     /// Files of recipients, or short recipients in line. Empty on a machine that only reads.
     #[serde(default)]
     pub recipients: Vec<String>,
+    /// Says that an X25519 recipient beside X-Wing ones is meant: it gives up what they are for.
     #[serde(default)]
+    pub mixed_recipients: bool,
     pub state_dir: Option<PathBuf>,
-    #[serde(default)]
     pub cache_dir: Option<PathBuf>,
 }
 
@@ -360,60 +366,150 @@ fn optional_key<'de, D: Deserializer<'de>>(d: D) -> Result<Option<VerifyKey>, D:
         .map_err(|_| serde::de::Error::custom("not a sink key: 43 characters of base64url, from the sink card"))
 }
 
+/// Most bytes of a configuration file.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+
 /// Finds, reads, parses and checks the configuration.
-pub fn load(_context: &Context) -> Outcome<Loaded> {
-    Err(Failure::new("unfinished", Exit::Failed, "not built yet"))
+pub fn load(context: &Context) -> Outcome<Loaded> {
+    let paths = Paths::find(context)?;
+    let text = read(&paths.config)?;
+    let config = parse(&text, &paths.config)?;
+    let paths = paths.overridden(config.source.state_dir.as_deref(), config.source.cache_dir.as_deref());
+    Ok(Loaded { config, paths, text })
+}
+
+fn read(path: &Path) -> Outcome<String> {
+    crate::keys::files::read_text(path, CONFIG_BYTES_MAX).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => {
+            Failure::new("config-missing", Exit::Failed, format!("there is no configuration {}", show(path)))
+                .help("make one: source-agent init --recipient backup.pub; or name it with -c FILE")
+        }
+        _ => Failure::io("read the configuration", path, &e),
+    })
+}
+
+/// What a file must say before the rest of it is judged.
+#[derive(Deserialize)]
+struct Versioned {
+    #[serde(rename = "config-version")]
+    version: Option<i64>,
 }
 
 /// Parses and checks a configuration's text; `shown` names it in errors.
-pub fn parse(_text: &str, _shown: &Path) -> Outcome<Config> {
-    Err(Failure::new("unfinished", Exit::Failed, "not built yet"))
+pub fn parse(text: &str, shown: &Path) -> Outcome<Config> {
+    let wrong = |e: toml::de::Error| {
+        let mut failure = Failure::new("config", Exit::Failed, format!("cannot use the configuration {}", show(shown)));
+        failure.details = e.to_string().trim_end().lines().map(str::to_owned).collect();
+        failure.help("all keys with their meaning: source-agent config example")
+    };
+    let version = toml::from_str::<Versioned>(text).map_err(wrong)?.version;
+    match version {
+        Some(version) if version == i64::from(CONFIG_VERSION) => {}
+        Some(version) => {
+            let message = format!("{} has config-version {version}; this program reads {CONFIG_VERSION}", show(shown));
+            return Err(Failure::new("config-version", Exit::Failed, message)
+                .help("use the version of source-agent that wrote it, or a newer one"));
+        }
+        None => {
+            let message = format!("{} does not begin with config-version = {CONFIG_VERSION}", show(shown));
+            return Err(Failure::new("config-version", Exit::Failed, message).help("add the line at the top"));
+        }
+    }
+    let config: Config = toml::from_str(text).map_err(wrong)?;
+    let faults = check::faults(&config);
+    if faults.is_empty() {
+        return Ok(config);
+    }
+    let mut failure = Failure::new("config", Exit::Failed, format!("cannot use the configuration {}", show(shown)));
+    failure.details = faults;
+    Err(failure.help("all keys with their meaning: source-agent config example"))
 }
 
 impl Loaded {
     /// The remotes that `--remote` chooses, all without it; an unknown name is a usage error.
-    pub fn remotes(&self, _context: &Context) -> Outcome<Vec<&Remote>> {
-        Err(Failure::new("unfinished", Exit::Failed, "not built yet"))
+    pub fn remotes(&self, context: &Context) -> Outcome<Vec<&Remote>> {
+        let all = &self.config.remotes;
+        let known = || all.iter().map(|remote| remote.name.as_str()).collect::<Vec<_>>().join(", ");
+        for name in &context.remotes {
+            if !all.iter().any(|remote| remote.name == *name) {
+                let name = shared::text::printable(name.as_bytes(), 100);
+                return Err(Failure::new("remote-unknown", Exit::Usage, format!("no remote is called '{name}'")).help(
+                    if all.is_empty() {
+                        "add one: source-agent remote add NAME SINK-CARD".into()
+                    } else {
+                        format!("there are: {}", known())
+                    },
+                ));
+            }
+        }
+        let chosen = |remote: &&Remote| context.remotes.is_empty() || context.remotes.contains(&remote.name);
+        Ok(all.iter().filter(chosen).collect())
     }
+
     /// A path of the file, relative ones below the configuration's directory.
     pub fn resolve(&self, path: &Path) -> PathBuf {
         self.paths.config_dir.join(path)
     }
-    /// The settings of this set, or of paths named on the command line (`None`).
-    pub fn options(&self, _set: Option<&BackupSet>) -> SetOptions {
-        todo_options()
-    }
+
     /// The set of this name; an unknown name is a usage error.
-    pub fn set(&self, _name: &str) -> Outcome<&BackupSet> {
-        Err(Failure::new("unfinished", Exit::Failed, "not built yet"))
+    pub fn set(&self, name: &str) -> Outcome<&BackupSet> {
+        let sets = &self.config.backup.sets;
+        sets.iter().find(|set| set.name == name).ok_or_else(|| {
+            let known: Vec<&str> = sets.iter().map(|set| set.name.as_str()).collect();
+            let name = shared::text::printable(name.as_bytes(), 100);
+            Failure::new("set-unknown", Exit::Usage, format!("no backup set is called '{name}'"))
+                .help(format!("there are: {}", known.join(", ")))
+        })
     }
+
+    /// The settings of this set, or of paths named on the command line (`None`).
+    pub fn options(&self, set: Option<&BackupSet>) -> SetOptions {
+        let defaults = &self.config.backup;
+        fn joined<T: Clone>(defaults: &[T], own: Option<&Vec<T>>) -> Vec<T> {
+            defaults.iter().chain(own.into_iter().flatten()).cloned().collect()
+        }
+        let exclude_file = joined(&defaults.exclude_file, set.map(|s| &s.exclude_file));
+        SetOptions {
+            exclude: joined(&defaults.exclude, set.map(|s| &s.exclude)),
+            exclude_file: exclude_file.iter().map(|path| self.resolve(path)).collect(),
+            exclude_if_present: joined(&defaults.exclude_if_present, set.map(|s| &s.exclude_if_present)),
+            exclude_caches: set.and_then(|s| s.exclude_caches).or(defaults.exclude_caches).unwrap_or(true),
+            exclude_larger_than: set
+                .and_then(|s| s.exclude_larger_than)
+                .or(defaults.exclude_larger_than)
+                .map(Size::bytes),
+            one_file_system: set.and_then(|s| s.one_file_system).or(defaults.one_file_system).unwrap_or(true),
+            xattrs: set.and_then(|s| s.xattrs).or(defaults.xattrs).unwrap_or(true),
+            compression: set.and_then(|s| s.compression).or(defaults.compression).unwrap_or(Compression::Auto),
+            on_unreadable: set.and_then(|s| s.on_unreadable).or(defaults.on_unreadable).unwrap_or(OnUnreadable::Warn),
+            min_interval: set.and_then(|s| s.min_interval).or(defaults.min_interval).map(Age::duration),
+        }
+    }
+
     /// Where a remote is.
-    pub fn place(&self, _remote: &Remote) -> Outcome<Place> {
-        Err(Failure::new("unfinished", Exit::Failed, "not built yet"))
+    pub fn place(&self, remote: &Remote) -> Outcome<Place> {
+        check::place(remote, &self.config.source.name, &self.paths.config_dir).map_err(|why| {
+            Failure::new("remote-config", Exit::Failed, why)
+                .remote(&remote.name)
+                .help(format!("edit [[remote]] in {}", show(&self.paths.config)))
+        })
     }
 }
 
 impl Remote {
     /// The pinned sink key. A remote without one is never spoken to.
     pub fn sink_key(&self) -> Outcome<VerifyKey> {
-        Err(Failure::new("unfinished", Exit::Failed, "not built yet"))
+        self.sink.ok_or_else(|| {
+            Failure::new("sink-unpinned", Exit::Failed, "no sink key is pinned, so nobody could be recognised there")
+                .remote(&self.name)
+                .help(format!("take it from the sink's card: source-agent remote repin {} SINK-CARD", self.name))
+        })
     }
 }
 
-fn todo_options() -> SetOptions {
-    SetOptions {
-        exclude: Vec::new(),
-        exclude_file: Vec::new(),
-        exclude_if_present: Vec::new(),
-        exclude_caches: true,
-        exclude_larger_than: None,
-        one_file_system: true,
-        xattrs: true,
-        compression: Compression::Auto,
-        on_unreadable: OnUnreadable::Warn,
-        min_interval: None,
+impl Limits {
+    /// How long a remote may be silent.
+    pub fn timeout(&self) -> std::time::Duration {
+        self.timeout.map_or(std::time::Duration::from_secs(120), Age::duration)
     }
 }
-
-#[allow(dead_code)]
-type Unused = BTreeMap<(), ()>;
