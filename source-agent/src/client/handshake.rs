@@ -110,7 +110,10 @@ fn version_named(refusal: Refusal) -> Failure {
     if refusal.code != shared::wire::RefusalCode::Version {
         return refusal.failure;
     }
-    refusal.failure.detail(format!("{} speaks protocol version {VERSION}", program())).help("update the older of the two programs")
+    refusal
+        .failure
+        .detail(format!("{} speaks protocol version {VERSION}", program()))
+        .help("update the older of the two programs")
 }
 
 fn check(signed: &[u8], sink: &VerifyKey, nonce: &Salt, greeting: Greeting) -> Outcome<Verified<Welcome>> {
@@ -128,7 +131,12 @@ fn check(signed: &[u8], sink: &VerifyKey, nonce: &Salt, greeting: Greeting) -> O
         return Err(refusal::lie("the welcome answers another nonce: an old session was replayed"));
     }
     if welcome.version != VERSION {
-        let message = format!("{} chose protocol version {}, {} speaks {VERSION}", shown_program(&welcome), welcome.version, program());
+        let message = format!(
+            "{} chose protocol version {}, {} speaks {VERSION}",
+            shown_program(&welcome),
+            welcome.version,
+            program()
+        );
         return Err(Failure::new("version", Exit::Unreachable, message).help("update the older of the two programs"));
     }
     check_role(&welcome, greeting)?;
@@ -144,7 +152,9 @@ fn check_role(welcome: &Welcome, greeting: Greeting) -> Outcome<()> {
     let Greeting::Push { source, lineage } = greeting else { return Ok(()) };
     if welcome.role != Role::Push {
         let message = format!("this key is enrolled there with role {}, not push", welcome.role);
-        return Err(Failure::new("role", Exit::NotFound, message).help("ask the operator: remote-sink enroll --role push"));
+        return Err(
+            Failure::new("role", Exit::NotFound, message).help("ask the operator: remote-sink enroll --role push")
+        );
     }
     if welcome.source != Some(source) || welcome.lineage != Some(lineage) {
         return Err(refusal::lie("the sink's welcome is for another source or lineage"));

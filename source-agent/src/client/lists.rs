@@ -3,9 +3,9 @@
 use super::Client;
 use crate::report::{Exit, Failure, Outcome};
 use shared::codec::FormatError;
-use shared::id::{ArchiveNumber, Lineage, SourceId, VerifyKey};
-use shared::format::owner::{OwnerRecord, Substitute, Voucher};
 use shared::format::envelope::Wrap;
+use shared::format::owner::{OwnerRecord, Substitute, Voucher};
+use shared::id::{ArchiveNumber, Lineage, SourceId, VerifyKey};
 use shared::limits::LIST_ITEMS_MAX;
 use shared::signature::{Object, Signed, Verified};
 use shared::wire::reply::{ArchiveItem, ArchiveList};
@@ -96,9 +96,8 @@ impl Client {
 
     /// The owner's records from this number on, each signed by the owner. Numbers and chain are the caller's to check.
     pub fn owner_records(&mut self, owner: &VerifyKey, from: u64) -> Outcome<Vec<Verified<OwnerRecord>>> {
-        let rows = self.rows::<OwnerRecord>(from, |from, limit| {
-            Query::GetOwnerRecords(GetOwned { owner: *owner, from, limit })
-        })?;
+        let rows = self
+            .rows::<OwnerRecord>(from, |from, limit| Query::GetOwnerRecords(GetOwned { owner: *owner, from, limit }))?;
         let mut records = Vec::with_capacity(rows.len());
         for row in rows {
             let record = row.verify(owner).map_err(|e| self.lie(format!("an owner record: {e}")))?;

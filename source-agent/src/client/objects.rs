@@ -5,12 +5,13 @@ use crate::report::Outcome;
 use shared::format::archive::{Part, Region};
 use shared::format::envelope::{Envelope, Wrap};
 use shared::format::owner::{OwnerRecord, Release, Voucher};
-use shared::format::snapshot::{Body, Page};
-use shared::id::{ArchiveId, ArchiveNumber, Digest, Lineage, SessionId, SourceId};
+use shared::format::receipt::Receipt;
+use shared::format::snapshot::{Body, Head, Page};
+use shared::id::{ArchiveId, ArchiveNumber, Digest, Lineage, SessionId, SourceId, VerifyKey};
 use shared::limits::REGION_BYTES_MAX;
 use shared::signature::{Plain, Signed, Verified};
-use shared::wire::request::{GetArchive, GetObject, GetSession, Query};
-use shared::wire::{Reply, Stored};
+use shared::wire::request::{GetArchive, GetObject, GetSession, PushRequest, Query};
+use shared::wire::{Reply, Request, Stored};
 
 impl Client {
     /// The envelope of this session; its signature is the caller's to check.
@@ -94,6 +95,17 @@ impl Client {
         self.put(&Query::PutRelease(release.as_bytes().to_vec()), release.digest())
     }
 
+    /// A head that the sink has already, to get its receipt once more.
+    pub fn put_head(&mut self, head: &Verified<Head>) -> Outcome<Verified<Receipt>> {
+        let sink = *self.sink();
+        self.send(&PushRequest::PutHead(head.as_bytes().to_vec()).frame())?;
+        let bytes = match self.reply()? {
+            Reply::Receipt(bytes) => bytes,
+            other => return Err(self.unexpected(&other)),
+        };
+        check_receipt(&bytes, &sink, head.sequence, &head.digest()).map_err(|why| self.lie(why))
+    }
+
     fn put(&mut self, query: &Query, digest: Digest) -> Outcome<Stored> {
         match self.ask(query)? {
             Reply::Stored(stored) if stored.digest == digest => Ok(stored),
@@ -132,6 +144,21 @@ impl Client {
             reply = self.reply()?;
         }
     }
+}
+
+/// A receipt signed by the sink for just this head.
+pub(super) fn check_receipt(
+    bytes: &[u8],
+    sink: &VerifyKey,
+    sequence: u64,
+    head: &Digest,
+) -> Result<Verified<Receipt>, String> {
+    let signed = Signed::<Receipt>::parse(bytes).map_err(|e| format!("a receipt: {e}"))?;
+    let receipt = signed.verify(sink).map_err(|e| format!("a receipt: {e}"))?;
+    if receipt.sink != *sink || receipt.sequence != sequence || receipt.head != *head {
+        return Err("a receipt for another head".into());
+    }
+    Ok(receipt)
 }
 
 /// How a damaged part is named in messages.

@@ -8,7 +8,6 @@ use shared::format::archive::Index;
 use shared::id::ArchiveNumber;
 use shared::signature::Verified;
 use shared::wire::Request;
-use shared::wire::Reply;
 use shared::wire::request::{GetParts, ReadRequest};
 
 /// Requests that may be on their way at once: small enough that they fit the buffers of any transport.
@@ -30,7 +29,8 @@ impl Client {
     /// Asks without waiting; answers are taken in the same order with [`Client::take_parts`]. At most
     /// [`AHEAD_MAX`] may be open.
     pub fn ask_parts(&mut self, index: &Verified<Index>, parts: &[u32]) -> Outcome<()> {
-        let wrong = |why: &str| Failure::new("parts", Exit::Failed, format!("parts of archive {}: {why}", index.number));
+        let wrong =
+            |why: &str| Failure::new("parts", Exit::Failed, format!("parts of archive {}: {why}", index.number));
         let ascending = parts.windows(2).all(|pair| pair[0] < pair[1]);
         let last = parts.last().ok_or_else(|| wrong("none asked for"))?;
         if !ascending || *last as usize >= index.parts.len() {

@@ -1,5 +1,6 @@
 //! Pushing, pipelined: one half sends requests, the other reads their answers in order. Two threads may hold them.
 
+use super::objects::check_receipt;
 use super::refusal::{self, Refusal, ends_session};
 use super::{Client, Reading, Writing, next_reply};
 use crate::report::Outcome;
@@ -12,7 +13,7 @@ use shared::format::receipt::Receipt;
 use shared::format::snapshot::{Body, Head, Page};
 use shared::id::{ArchiveId, ArchiveNumber, Digest, SessionId, VerifyKey};
 use shared::limits::DATA_BYTES_MAX;
-use shared::signature::{Plain, Signed, Verified};
+use shared::signature::{Plain, Verified};
 use shared::wire::request::tag;
 use shared::wire::{FrameError, Missing, Reply, write_frame};
 use std::io::Write;
@@ -34,7 +35,9 @@ pub enum Asked {
 #[derive(Debug)]
 pub enum Answer {
     /// Durable at the sink; `existed`: it was there before.
-    Stored { existed: bool },
+    Stored {
+        existed: bool,
+    },
     /// To a body. Empty: the body is durable and its refs are pinned.
     Missing(Missing),
     /// To a head: signed by the sink, for this head. Its place in the row of receipts is `watch`'s to check.
@@ -70,7 +73,8 @@ pub(super) fn split(client: Client) -> (PushSender, PushReceiver) {
     let sink = *client.sink();
     let Client { remote, reader, writer, guard, broken, .. } = client;
     let (asking, asked) = crossbeam_channel::unbounded();
-    let sender = PushSender { remote: remote.clone(), writer, guard: guard.clone(), asked: asking, sent: Instant::now() };
+    let sender =
+        PushSender { remote: remote.clone(), writer, guard: guard.clone(), asked: asking, sent: Instant::now() };
     (sender, PushReceiver { remote, reader, guard, asked, sink, ended: broken })
 }
 
@@ -181,24 +185,19 @@ impl PushReceiver {
         };
         match (asked, reply) {
             (_, Reply::Refused(refused)) => Ok(Answer::Refused(Refusal::new(&refused, &self.remote))),
-            (_, Reply::Stored(stored)) if digest == Some(stored.digest) => Ok(Answer::Stored { existed: stored.existed }),
+            (_, Reply::Stored(stored)) if digest == Some(stored.digest) => {
+                Ok(Answer::Stored { existed: stored.existed })
+            }
             (_, Reply::Stored(_)) if digest.is_some() => {
                 Err(refusal::lie("it stored something other than what was sent").remote(&self.remote))
             }
             (Asked::Body(digest), Reply::Missing(missing)) if missing.body == *digest => Ok(Answer::Missing(missing)),
-            (Asked::Head { sequence, digest }, Reply::Receipt(bytes)) => self.receipt(&bytes, *sequence, digest),
+            (Asked::Head { sequence, digest }, Reply::Receipt(bytes)) => {
+                let receipt = check_receipt(&bytes, &self.sink, *sequence, digest);
+                receipt.map(Answer::Receipt).map_err(|why| refusal::lie(why).remote(&self.remote))
+            }
             (Asked::Ping, Reply::Pong) => Ok(Answer::Pong),
             (_, other) => Err(refusal::unexpected(&other).remote(&self.remote)),
         }
-    }
-
-    fn receipt(&self, bytes: &[u8], sequence: u64, head: &Digest) -> Outcome<Answer> {
-        let lie = |why: String| refusal::lie(why).remote(&self.remote);
-        let signed = Signed::<Receipt>::parse(bytes).map_err(|e| lie(format!("a receipt: {e}")))?;
-        let receipt = signed.verify(&self.sink).map_err(|e| lie(format!("a receipt: {e}")))?;
-        if receipt.sink != self.sink || receipt.sequence != sequence || receipt.head != *head {
-            return Err(lie("a receipt for another head".into()));
-        }
-        Ok(Answer::Receipt(receipt))
     }
 }

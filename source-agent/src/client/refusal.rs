@@ -19,21 +19,51 @@ pub fn ends_session(code: RefusalCode) -> bool {
 fn class(code: RefusalCode) -> (&'static str, Exit, Option<&'static str>) {
     use RefusalCode as C;
     match code {
-        C::Malformed => ("malformed", Exit::Failed, Some("the two programs disagree about the protocol: compare their versions")),
-        C::NotAllowed => ("not-allowed", Exit::NotFound, Some("ask the operator what this key is enrolled for (remote-sink sources)")),
-        C::Signature => ("refused-signature", Exit::Tampered, Some("the sink found a signature or hash that does not fit; run: source-agent doctor")),
-        C::Quota => ("quota", Exit::Full, Some("ask the operator for a larger quota, or for retention (remote-sink retention, prune)")),
+        C::Malformed => {
+            ("malformed", Exit::Failed, Some("the two programs disagree about the protocol: compare their versions"))
+        }
+        C::NotAllowed => (
+            "not-allowed",
+            Exit::NotFound,
+            Some("ask the operator what this key is enrolled for (remote-sink sources)"),
+        ),
+        C::Signature => (
+            "refused-signature",
+            Exit::Tampered,
+            Some("the sink found a signature or hash that does not fit; run: source-agent doctor"),
+        ),
+        C::Quota => (
+            "quota",
+            Exit::Full,
+            Some("ask the operator for a larger quota, or for retention (remote-sink retention, prune)"),
+        ),
         C::Full => ("sink-full", Exit::Full, Some("the operator must free space there (remote-sink prune)")),
-        C::Conflict => ("conflict", Exit::Tampered, Some("another machine writes under this source; see: source-agent remote test")),
-        C::Chain => ("chain", Exit::Tampered, Some("this machine and the sink disagree about the newest snapshot; see: source-agent remote test")),
+        C::Conflict => (
+            "conflict",
+            Exit::Tampered,
+            Some("another machine writes under this source; see: source-agent remote test"),
+        ),
+        C::Chain => (
+            "chain",
+            Exit::Tampered,
+            Some("this machine and the sink disagree about the newest snapshot; see: source-agent remote test"),
+        ),
         C::NotFound => ("not-found", Exit::NotFound, None),
-        C::Busy => ("busy", Exit::Busy, Some("wait for the other session of this source to end; a silent one is taken over")),
-        C::Internal => ("sink-failed", Exit::Failed, Some("the operator finds more in the sink's log (remote-sink doctor)")),
+        C::Busy => {
+            ("busy", Exit::Busy, Some("wait for the other session of this source to end; a silent one is taken over"))
+        }
+        C::Internal => {
+            ("sink-failed", Exit::Failed, Some("the operator finds more in the sink's log (remote-sink doctor)"))
+        }
         C::Version => ("version", Exit::Unreachable, None),
         C::Cap => ("cap", Exit::Full, Some("ask the operator to raise this source's caps")),
         C::Timeout => ("sink-timeout", Exit::Unreachable, Some("the sink ended a silent or slow session; try again")),
-        C::Expired => ("expired", Exit::NotFound, Some("it was removed by the operator's retention; see: source-agent snapshots")),
-        C::Damaged => ("damaged", Exit::Tampered, Some("another remote may hold it; the source's next backup heals it")),
+        C::Expired => {
+            ("expired", Exit::NotFound, Some("it was removed by the operator's retention; see: source-agent snapshots"))
+        }
+        C::Damaged => {
+            ("damaged", Exit::Tampered, Some("another remote may hold it; the source's next backup heals it"))
+        }
     }
 }
 

@@ -65,9 +65,8 @@ impl Ending {
                     None => failure,
                 }
             }
-            (None, Some(127)) => {
-                Failure::new("not-installed", Exit::Unreachable, "remote-sink is not installed there").help(NOT_INSTALLED)
-            }
+            (None, Some(127)) => Failure::new("not-installed", Exit::Unreachable, "remote-sink is not installed there")
+                .help(NOT_INSTALLED),
             (None, Some(status)) if status != 0 => {
                 let message = format!("the sink's program ended with exit code {status}: {cause}");
                 Failure::new("sink-ended", Exit::Unreachable, message)
