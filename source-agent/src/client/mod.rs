@@ -20,7 +20,7 @@ use crate::transport::{self, Guard};
 use shared::id::{ArchiveNumber, VerifyKey};
 use shared::signature::Verified;
 use shared::wire::request::Query;
-use shared::wire::{Frame, FrameError, Reply, Welcome, read_frame, write_frame};
+use shared::wire::{Frame, FrameError, Reply, Role, Welcome, read_frame, write_frame};
 use std::collections::VecDeque;
 use std::io::{BufReader, BufWriter, Read, Write};
 
@@ -30,7 +30,11 @@ type Writing = BufWriter<Box<dyn Write + Send>>;
 /// Connects to a remote and greets its sink.
 pub fn connect(loaded: &Loaded, remote: &Remote, greeting: Greeting) -> Outcome<Client> {
     let sink = remote.sink_key()?;
-    greet(transport::open(loaded, remote)?, &remote.name, &sink, greeting)
+    let role = match greeting {
+        Greeting::Push { .. } => Role::Push,
+        Greeting::Other => Role::Read,
+    };
+    greet(transport::open(loaded, remote, role)?, &remote.name, &sink, greeting)
 }
 
 /// A session after the handshake: the sink has proved its key.
