@@ -76,9 +76,9 @@ pub fn open(options: &ServeOptions, clock: Arc<dyn Clock>) -> Result<Start<crate
 }
 
 /// Serves one session on standard input and output.
-pub fn run(options: &ServeOptions) -> Result<ExitCode, ServeError> {
+pub fn run(options: ServeOptions) -> Result<ExitCode, ServeError> {
     let (channel, other) = channel::pair().map_err(ServeError::Start)?;
-    let start = open(options, Arc::new(SystemClock));
+    let start = open(&options, Arc::new(SystemClock));
     let mut receiver = spawn(other).map_err(ServeError::Start)?;
     hand_over(&channel).map_err(ServeError::Start)?;
     // From here on nothing but the vault's directories is needed. Nothing was read from the client, no thread runs.

@@ -50,14 +50,14 @@ pub fn judge(judged: &Judged, archives: &Archives, heads: &[Name], receipts: &[N
     for (lineage, sequences) in &heads {
         let receipted = receipts.get(lineage).cloned().unwrap_or_default();
         let unbroken = judge.chain(lineage, sequences, &receipted, report);
-        report.chains_broken += u64::from(!unbroken);
+        report.chain_broken += u64::from(!unbroken);
     }
     for (lineage, sequences) in &receipts {
         let here = heads.get(lineage);
         let mut orphans = sequences.iter().filter(|sequence| here.is_none_or(|here| !here.contains(sequence)));
         if let Some(sequence) = orphans.next() {
             report.find(Name::Head(*lineage, *sequence), "there is a receipt for it, but no such head");
-            report.chains_broken += u64::from(here.is_none());
+            report.chain_broken += u64::from(here.is_none());
         }
     }
     report.snapshots_damaged = judge.lacking.iter().copied().collect();

@@ -57,7 +57,7 @@ pub struct SourceReport {
     /// Heads whose signature fits.
     pub signatures_ok: u64,
     /// Chains with a gap, a wrong link, or a receipt that does not fit.
-    pub chains_broken: u64,
+    pub chain_broken: u64,
     /// Heads without a receipt: a crash left them, the next session repairs them.
     pub without_receipt: u64,
     /// Snapshots that cannot be restored whole, by lineage and sequence number.
@@ -70,18 +70,18 @@ pub struct SourceReport {
     pub archives: u64,
     pub damage: Vec<Finding>,
     /// All damage, also beyond what `damage` lists.
-    pub damaged: u64,
+    pub damage_total: u64,
     /// Files that are no object.
     pub unknown: Vec<String>,
     /// All of them, also beyond what `unknown` lists.
-    pub unknown_files: u64,
+    pub unknown_total: u64,
     /// Archives that were read whole and are right: for the ledger's table of last readings.
     pub verified: Vec<(Lineage, ArchiveNumber)>,
 }
 
 impl SourceReport {
     pub fn is_ok(&self) -> bool {
-        self.damaged == 0 && self.chains_broken == 0 && self.signatures_ok == self.snapshots
+        self.damage_total == 0 && self.chain_broken == 0 && self.signatures_ok == self.snapshots
     }
 
     fn find(&mut self, object: Name, what: impl Into<String>) {
@@ -89,14 +89,14 @@ impl SourceReport {
     }
 
     fn find_path(&mut self, object: Option<Name>, path: String, what: impl Into<String>) {
-        self.damaged += 1;
+        self.damage_total += 1;
         if self.damage.len() < FINDINGS_MAX {
             self.damage.push(Finding { object, path, snapshots: Vec::new(), what: what.into() });
         }
     }
 
     fn foreign(&mut self, path: String) {
-        self.unknown_files += 1;
+        self.unknown_total += 1;
         if self.unknown.len() < FINDINGS_MAX {
             self.unknown.push(path);
         }
