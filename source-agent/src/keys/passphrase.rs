@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn bad_sources_fail_and_show_nothing() {
-        for command in ["exit 3", "true", "printf '\\377'", "yes | head -c 5000 | tr -d '\\n'"] {
+        for command in ["exit 3", "true", "printf '\\377'", "head -c 5000 /dev/zero | tr '\\0' y"] {
             let sources = Sources { command: Some(command.into()), ..Sources::default() };
             assert_eq!(sources.existing(Path::new("x")).unwrap_err().exit, Exit::Identity, "{command}");
         }
