@@ -340,3 +340,29 @@ fn scripts_and_pages_are_written() {
     clap_complete::generate(clap_complete::Shell::Bash, &mut Cli::command(), "source-agent", &mut script);
     assert!(String::from_utf8(script).unwrap().contains("keygen"));
 }
+
+#[test]
+fn a_configuration_that_anybody_writes_is_refused() {
+    let dir = Dir::with_key();
+    let config = dir.path("x/config.toml");
+    agent(&["-c", &config, "init", "--recipient", &dir.path("a.pub")]).unwrap();
+    std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o666)).unwrap();
+    assert_eq!(agent(&["-c", &config, "config", "check"]).unwrap_err().code, "config-mode");
+    assert_eq!(agent(&["-c", &config, "doctor"]).unwrap(), Exit::Failed);
+}
+
+#[test]
+fn saving_keeps_the_mode_and_others_changes() {
+    let dir = Dir::with_key();
+    let config = dir.path("x/config.toml");
+    agent(&["-c", &config, "init", "--recipient", &dir.path("a.pub")]).unwrap();
+    let cli = Cli::try_parse_from(["source-agent", "-c", &config, "doctor"]).unwrap();
+    let loaded = crate::config::load(&cli.context).unwrap();
+    std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let text = format!("{}\n# one\n", loaded.text);
+    crate::config::edit::save(&loaded, &text).unwrap();
+    assert_eq!(dir.mode("x/config.toml"), 0o640);
+    // The text that was loaded is not the file's any more.
+    assert_eq!(crate::config::edit::save(&loaded, &loaded.text).unwrap_err().code, "config-changed");
+    assert_eq!(dir.read("x/config.toml"), text);
+}

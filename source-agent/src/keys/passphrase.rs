@@ -158,8 +158,9 @@ fn ask(prompt: &str) -> Outcome<Zeroizing<String>> {
     *ECHO_OFF.lock() = tcgetattr(std::io::stdin()).ok();
     let answer = rpassword::prompt_password(prompt).map(Zeroizing::new);
     *ECHO_OFF.lock() = None;
-    answer.map_err(|e| {
-        Failure::new("passphrase-missing", Exit::Identity, format!("no passphrase from the terminal: {e}"))
+    answer.map_err(|e| match e.kind() {
+        std::io::ErrorKind::Interrupted => Failure::new("interrupted", Exit::Interrupted, "interrupted"),
+        _ => Failure::new("passphrase-missing", Exit::Identity, format!("no passphrase from the terminal: {e}")),
     })
 }
 
