@@ -14,6 +14,7 @@ use crate::report::{Exit, Failure, Outcome};
 use serde::{Deserialize, Deserializer};
 use shared::card::SshKey;
 use shared::id::{SourceName, VerifyKey};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 pub use units::{Age, Rate, Size};
@@ -367,15 +368,27 @@ fn optional_key<'de, D: Deserializer<'de>>(d: D) -> Result<Option<VerifyKey>, D:
 }
 
 /// Most bytes of a configuration file.
-const CONFIG_BYTES_MAX: u64 = 1 << 20;
+pub(crate) const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
 /// Finds, reads, parses and checks the configuration.
 pub fn load(context: &Context) -> Outcome<Loaded> {
     let paths = Paths::find(context)?;
     let text = read(&paths.config)?;
+    refuse_writable(&paths.config)?;
     let config = parse(&text, &paths.config)?;
+    crate::progress::set_log(&config.log);
     let paths = paths.overridden(config.source.state_dir.as_deref(), config.source.cache_dir.as_deref());
     Ok(Loaded { config, paths, text })
+}
+
+/// The file names programs that are run: who can write it can run anything as this user.
+fn refuse_writable(path: &Path) -> Outcome<()> {
+    let mode = std::fs::metadata(path).map_err(|e| Failure::io("look at", path, &e))?.mode();
+    if mode & 0o002 == 0 {
+        return Ok(());
+    }
+    let message = format!("anybody may write the configuration {}: mode {:04o}", show(path), mode & 0o7777);
+    Err(Failure::new("config-mode", Exit::Failed, message).help(format!("chmod o-w {}", show(path))))
 }
 
 fn read(path: &Path) -> Outcome<String> {

@@ -2,6 +2,7 @@
 //! lines (restic's names) on standard output with `--json`.
 
 use crate::cli::{Context, When};
+use crate::config::{Log, LogFormat, LogLevel};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 use std::io::{IsTerminal, Write};
@@ -175,7 +176,7 @@ impl Inner {
                     // A reader that went away is found out when the results are written.
                     let _ = writeln!(std::io::stdout().lock(), "{}", self.json(rate));
                 } else {
-                    eprintln!("{}", self.line(rate));
+                    to_stderr(&self.line(rate));
                 }
             }
         }
@@ -332,39 +333,101 @@ fn to_stderr(line: &str) {
     });
 }
 
+/// Importance of a line, as syslog numbers it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Importance {
+    Warning = 4,
+    Notice = 5,
+    Debug = 7,
+}
+
+/// `[log]`, as far as the lines here go.
+#[derive(Clone, Copy)]
+struct LogSettings {
+    level: LogLevel,
+    journald: bool,
+}
+
+static LOG: Mutex<LogSettings> = Mutex::new(LogSettings { level: LogLevel::Info, journald: false });
+
+/// Takes `[log]` of the configuration into use. `-q`, `-v` and `--json` go before it.
+pub fn set_log(log: &Log) {
+    let journald = match log.format.unwrap_or(LogFormat::Auto) {
+        LogFormat::Journald => true,
+        // systemd names the stream when standard error is the journal.
+        LogFormat::Auto => std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stderr().is_terminal(),
+        LogFormat::Text | LogFormat::Json => false,
+    };
+    if log.format == Some(LogFormat::Json) {
+        LOG_JSON.store(true, Ordering::Relaxed);
+    }
+    *LOG.lock() = LogSettings { level: log.level.unwrap_or(LogLevel::Info), journald };
+}
+
+/// `[log] format = "json"`: lines on standard error are JSON though results are not.
+static LOG_JSON: AtomicBool = AtomicBool::new(false);
+
+fn wanted(context: &Context, importance: Importance) -> bool {
+    let level = LOG.lock().level;
+    match importance {
+        Importance::Warning => level != LogLevel::Error || context.verbose > 0,
+        Importance::Notice if context.quiet => false,
+        Importance::Notice => matches!(level, LogLevel::Info | LogLevel::Debug) || context.verbose > 0,
+        Importance::Debug => !context.quiet && (level == LogLevel::Debug || context.verbose > 0),
+    }
+}
+
+fn log(context: &Context, importance: Importance, line: &str) {
+    if !wanted(context, importance) {
+        return;
+    }
+    if LOG_JSON.load(Ordering::Relaxed) {
+        let kind = if importance == Importance::Warning { "error" } else { "notice" };
+        to_stderr(&serde_json::json!({"message_type": kind, "message": line}).to_string());
+    } else if LOG.lock().journald {
+        let prefix = importance as u8;
+        line.lines().for_each(|line| to_stderr(&format!("<{prefix}>{line}")));
+    } else if importance == Importance::Warning {
+        to_stderr(&format!("warning: {line}"));
+    } else {
+        to_stderr(line);
+    }
+}
+
 /// A line for people on standard error; silent with `-q` and `--json`.
 pub fn notice(context: &Context, line: &str) {
-    if !context.quiet && !context.json {
-        to_stderr(line);
+    if !context.json {
+        log(context, Importance::Notice, line);
     }
 }
 
 /// A line with `-v` only.
 pub fn detail(context: &Context, line: &str) {
-    if context.verbose > 0 {
-        notice(context, line);
+    if !context.json {
+        log(context, Importance::Debug, line);
     }
 }
 
 /// A warning on standard error; with `--json` a line of message type "error".
 pub fn warn(context: &Context, line: &str) {
     if context.json {
-        let value = serde_json::json!({"message_type": "error", "error": {"message": line}, "during": "", "item": ""});
-        to_stderr(&value.to_string());
+        to_stderr(&error_json("", "", line).to_string());
     } else {
-        to_stderr(&format!("warning: {line}"));
+        log(context, Importance::Warning, line);
     }
 }
 
 /// A warning about one item, such as a file: `during` is `scan`, `archival`, `restore` … as restic says.
 pub fn warn_item(context: &Context, during: &str, item: &str, line: &str) {
     if context.json {
-        let error = serde_json::json!({"message": line});
-        let value = serde_json::json!({"message_type": "error", "error": error, "during": during, "item": item});
-        to_stderr(&value.to_string());
+        to_stderr(&error_json(during, item, line).to_string());
     } else {
-        to_stderr(&format!("warning: {}: {line}", shared::text::printable(item.as_bytes(), 4096)));
+        log(context, Importance::Warning, &format!("{}: {line}", shared::text::printable(item.as_bytes(), 4096)));
     }
+}
+
+fn error_json(during: &str, item: &str, line: &str) -> serde_json::Value {
+    serde_json::json!({"message_type": "error", "error": {"message": line}, "during": during, "item": item})
 }
 
 fn rate(bytes: u64, time: Duration) -> u64 {

@@ -90,6 +90,12 @@ pub(super) fn tell(findings: &[Finding], context: &Context) -> Outcome<()> {
             print_line(&format!("        help: {help}"))?;
         }
     }
+    if context.json {
+        let number = |level| findings.iter().filter(|finding| finding.level == level).count();
+        print_json(&serde_json::json!({
+            "message_type": "summary", "faults": number(Level::Fault), "warnings": number(Level::Warning),
+        }))?;
+    }
     Ok(())
 }
 
@@ -101,6 +107,7 @@ pub(super) fn exit(findings: &[Finding]) -> Exit {
 /// The configuration and the files that it names.
 pub(super) fn of_configuration(loaded: &Loaded) -> Vec<Finding> {
     let mut all = vec![Finding::fine(format!("configuration  {}", show(&loaded.paths.config)))];
+    all.extend(of_ownership(loaded));
     all.extend(of_keys(loaded));
     all.extend(of_remotes(loaded));
     all.extend(of_sets(loaded));
@@ -110,6 +117,24 @@ pub(super) fn of_configuration(loaded: &Loaded) -> Vec<Finding> {
         }
     }
     all
+}
+
+/// Who else can change what this program runs?
+fn of_ownership(loaded: &Loaded) -> Option<Finding> {
+    let path = &loaded.paths.config;
+    let (data, own) = (std::fs::metadata(path).ok()?, rustix::process::geteuid().as_raw());
+    if data.uid() != own && data.uid() != 0 {
+        return Some(Finding::warning(
+            format!("{} belongs to user {}, who can run any program as this one through it", show(path), data.uid()),
+            format!("chown it: chown {own} {}", show(path)),
+        ));
+    }
+    (data.mode() & 0o020 != 0).then(|| {
+        Finding::warning(
+            format!("the group {} may write {} and so run any program as this user", data.gid(), show(path)),
+            format!("chmod g-w {}", show(path)),
+        )
+    })
 }
 
 fn of_keys(loaded: &Loaded) -> Vec<Finding> {

@@ -41,13 +41,27 @@ pub use signals::{check_interrupted, interrupted};
 
 /// Append-only offsite backup: the source's and the owner's program.
 #[derive(Debug, Parser)]
-#[command(name = "source-agent", version, arg_required_else_help = true)]
+#[command(name = "source-agent", version, arg_required_else_help = true, after_help = AFTER_HELP)]
 pub struct Cli {
-    #[command(flatten)]
-    pub context: Context,
     #[command(subcommand)]
     pub command: Command,
+    #[command(flatten)]
+    pub context: Context,
 }
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, 1 failed, 2 usage, 3 snapshot made but files unreadable or a
+named path missing, 4 on some remotes but not on all, 10 not found, 11 another
+session runs, 12 wrong passphrase or identity, 13 signature, hash or rollback
+failure, 14 remote unreachable, 15 quota or disk full, 130 and 143 signals.
+Other codes mean failure too.
+
+Examples:
+  source-agent keygen -o backup.key                 on a machine that you trust
+  source-agent init --recipient backup.pub          on the machine to back up
+  source-agent remote add offsite sink-card:1,...   with the card that the sink's operator sent
+  source-agent backup
+  source-agent restore latest:/etc -t ./out -i backup.key";
 
 /// When to show progress, or colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -59,9 +73,10 @@ pub enum When {
 
 /// What every command knows.
 #[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Everywhere")]
 pub struct Context {
     /// Configuration file
-    #[arg(short, long, global = true, value_name = "FILE", env = "SOURCE_AGENT_CONFIG")]
+    #[arg(short, long, global = true, value_name = "FILE", env = "SOURCE_AGENT_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
     /// Only this remote (repeatable)
     #[arg(
@@ -70,6 +85,7 @@ pub struct Context {
         global = true,
         value_name = "NAME",
         env = "SOURCE_AGENT_REMOTE",
+        hide_env_values = true,
         value_delimiter = ','
     )]
     pub remotes: Vec<String>,
@@ -82,11 +98,11 @@ pub struct Context {
     /// Only errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Show progress
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    /// Show progress: auto, always, never
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
     pub progress: When,
-    /// Use colours
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    /// Use colours: auto, always, never
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
     pub color: When,
 }
 

@@ -30,7 +30,7 @@ pub fn render(facts: &Facts) -> String {
             "# recipients = [\"owner.pub\"]      # whom backups are sealed to; none here: this machine reads\n",
         );
     } else {
-        let _ = writeln!(text, "recipients = {}          # whom backups are sealed to", list(facts.recipients.clone()));
+        let _ = writeln!(text, "recipients = {}  # whom backups are sealed to", list(facts.recipients.clone()));
     }
     if facts.mixed_recipients {
         text.push_str("mixed-recipients = true            # an X25519 recipient beside X-Wing ones is meant\n");

@@ -158,8 +158,9 @@ fn ask(prompt: &str) -> Outcome<Zeroizing<String>> {
     *ECHO_OFF.lock() = tcgetattr(std::io::stdin()).ok();
     let answer = rpassword::prompt_password(prompt).map(Zeroizing::new);
     *ECHO_OFF.lock() = None;
-    answer.map_err(|e| {
-        Failure::new("passphrase-missing", Exit::Identity, format!("no passphrase from the terminal: {e}"))
+    answer.map_err(|e| match e.kind() {
+        std::io::ErrorKind::Interrupted => Failure::new("interrupted", Exit::Interrupted, "interrupted"),
+        _ => Failure::new("passphrase-missing", Exit::Identity, format!("no passphrase from the terminal: {e}")),
     })
 }
 
@@ -255,7 +256,7 @@ mod tests {
 
     #[test]
     fn bad_sources_fail_and_show_nothing() {
-        for command in ["exit 3", "true", "printf '\\377'", "yes | head -c 5000 | tr -d '\\n'"] {
+        for command in ["exit 3", "true", "printf '\\377'", "head -c 5000 /dev/zero | tr '\\0' y"] {
             let sources = Sources { command: Some(command.into()), ..Sources::default() };
             assert_eq!(sources.existing(Path::new("x")).unwrap_err().exit, Exit::Identity, "{command}");
         }
