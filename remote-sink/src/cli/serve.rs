@@ -28,5 +28,5 @@ pub fn run(args: ServeArgs, context: &Context<'_>) -> Result<ExitCode, Failure> 
         ..Limits::default()
     };
     let root = vault.layout.root().to_owned();
-    Ok(serve::run(&ServeOptions { root, source: args.source, role: args.role, limits, binding: Vec::new() })?)
+    Ok(serve::run(ServeOptions { root, source: args.source, role: args.role, limits, binding: Vec::new() })?)
 }

@@ -79,9 +79,9 @@ fn tell(report: &Report, took: Duration, context: &mut Context<'_>) -> Result<()
         } else {
             context.remark(line(source, took))?;
         }
-        if source.unknown_files > 0 {
+        if source.unknown_total > 0 {
             let first = source.unknown.first().map(|path| printable(path.as_bytes(), 200)).unwrap_or_default();
-            context.remark(format!("  {} file(s) that are no objects, the first: {first}", source.unknown_files))?;
+            context.remark(format!("  {} file(s) that are no objects, the first: {first}", source.unknown_total))?;
         }
     }
     if report.sources.is_empty() {
@@ -92,7 +92,7 @@ fn tell(report: &Report, took: Duration, context: &mut Context<'_>) -> Result<()
 
 /// `web1  31 snapshots: signatures 31 ok, chain unbroken   data 214,113 objects, 88.1 GiB: 0 damaged   09:12`
 fn line(source: &SourceReport, took: Duration) -> String {
-    let chain = match source.chains_broken {
+    let chain = match source.chain_broken {
         0 => "chain unbroken".into(),
         count => format!("chain BROKEN at {count}"),
     };
@@ -104,7 +104,7 @@ fn line(source: &SourceReport, took: Duration) -> String {
         table::grouped(source.signatures_ok),
         table::grouped(source.objects),
         iec(source.bytes),
-        table::grouped(source.damaged),
+        table::grouped(source.damage_total),
         seconds / 60,
         seconds % 60
     )
@@ -116,7 +116,7 @@ fn findings(source: &SourceReport, context: &mut Context<'_>) -> Result<(), Fail
         let needs = finding.snapshots.first().map(|_| format!("  (needed by {} snapshots)", finding.snapshots.len()));
         context.line(format!("  {path}: {}{}", printable(finding.what.as_bytes(), 300), needs.unwrap_or_default()))?;
     }
-    let more = source.damaged.saturating_sub(source.damage.len().min(SHOWN_MAX) as u64);
+    let more = source.damage_total.saturating_sub(source.damage.len().min(SHOWN_MAX) as u64);
     if more > 0 {
         context.line(format!("  ... and {more} more"))?;
     }
@@ -135,11 +135,11 @@ fn json(source: &SourceReport) -> serde_json::Value {
         "source": source.name,
         "snapshots": source.snapshots,
         "signatures_ok": source.signatures_ok,
-        "chain_broken": source.chains_broken,
+        "chain_broken": source.chain_broken,
         "objects": source.objects,
         "bytes": source.bytes,
-        "damaged": source.damaged,
+        "damaged": source.damage_total,
         "damage": source.damage.iter().map(finding_json).collect::<Vec<_>>(),
-        "unknown": source.unknown_files,
+        "unknown": source.unknown_total,
     })
 }
