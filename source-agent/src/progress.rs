@@ -54,7 +54,7 @@ struct Last {
 impl Progress {
     /// `what` names the line: `reading`, `offsite`. `total` in bytes, when known.
     pub fn new(context: &Context, what: &str, total: Option<u64>) -> Self {
-        let progress = Self::with(what, total, show(context));
+        let progress = Self::with(what, total, show(context, what));
         if !matches!(progress.inner.show, Show::Hidden) {
             report(&progress.inner);
         }
@@ -125,7 +125,7 @@ impl Progress {
     }
 }
 
-fn show(context: &Context) -> Show {
+fn show(context: &Context, what: &str) -> Show {
     if context.quiet || context.progress == When::Never {
         return Show::Hidden;
     }
@@ -137,8 +137,18 @@ fn show(context: &Context) -> Show {
     if !std::io::stderr().is_terminal() {
         return Show::Lines { json: false, every };
     }
-    let bar = bars().add(ProgressBar::no_length());
-    Show::Bar(bar)
+    let bar = ProgressBar::no_length().with_style(style(false)).with_prefix(what.to_owned());
+    Show::Bar(bars().add(bar))
+}
+
+/// What a bar looks like, with a known total or without. All but the message fits into 80 columns.
+fn style(total: bool) -> ProgressStyle {
+    let template = if total {
+        "{prefix:10} {bar:10} {percent:>3}%  {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left  {wide_msg}"
+    } else {
+        "{prefix:10} {binary_bytes}  {binary_bytes_per_sec}  {elapsed}  {wide_msg}"
+    };
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 impl Inner {
@@ -183,22 +193,17 @@ impl Inner {
     }
 
     fn draw(&self, bar: &ProgressBar) {
-        let files = self.files.load(Ordering::Relaxed);
-        let files_text = if files > 0 { format!("  {} files", count(files)) } else { String::new() };
-        bar.set_prefix(format!("{:<10}{files_text}", self.what));
-        let template = match Self::total(&self.bytes_total) {
-            Some(total) => {
-                bar.set_length(total);
-                "{prefix}  {bar:20} {percent:>3} %  {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left  {wide_msg}"
-            }
-            None => "{prefix}  {binary_bytes}  {binary_bytes_per_sec}  {elapsed}  {wide_msg}",
-        };
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
+        if let Some(total) = Self::total(&self.bytes_total)
+            && bar.length() != Some(total)
+        {
+            bar.set_style(style(true));
+            bar.set_length(total);
         }
+        let files = self.files.load(Ordering::Relaxed);
+        let files = if files > 0 { format!("{} files  ", count(files)) } else { String::new() };
+        let message = self.message.lock().clone();
+        bar.set_message(format!("{files}{}", shared::text::printable(message.as_bytes(), 200)));
         bar.set_position(self.bytes.load(Ordering::Relaxed));
-        let message = shared::text::printable(self.message.lock().as_bytes(), 200);
-        bar.set_message(message);
     }
 
     /// Seconds left at the rate of the whole run.
