@@ -5,6 +5,7 @@
 use crate::authorized_keys::AuthorizedKeysError;
 use crate::config::{ConfigError, ValueError};
 use crate::enrolment::EnrolmentError;
+use crate::ledger::LedgerError;
 use crate::listen::{HostKeyError, ListenError};
 use crate::serve::ServeError;
 use crate::verify::VerifyError;
@@ -22,6 +23,8 @@ pub mod exit {
     /// `status` alone: nothing known about a source.
     pub const UNKNOWN: u8 = 3;
     pub const NO_SUCH: u8 = 10;
+    /// A session of this source runs.
+    pub const BUSY: u8 = 11;
     pub const DAMAGE: u8 = 13;
     pub const FULL: u8 = 15;
 }
@@ -144,6 +147,14 @@ impl From<ListenError> for Failure {
 impl From<ServeError> for Failure {
     fn from(error: ServeError) -> Self {
         Self::new("serve", error)
+    }
+}
+impl From<LedgerError> for Failure {
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::Busy(_) => Self::new("busy", error).exit(exit::BUSY),
+            error => Self::new("ledger", error).help("a ledger is a cache: remote-sink rebuild makes it again"),
+        }
     }
 }
 impl From<VerifyError> for Failure {

@@ -103,6 +103,12 @@ impl Context<'_> {
     pub fn remark(&mut self, text: impl std::fmt::Display) -> Result<(), Failure> {
         if self.global.quiet || self.global.json { Ok(()) } else { self.line(text) }
     }
+    /// Something that the operator should know and that fails nothing.
+    pub fn warn(&self, text: impl std::fmt::Display) {
+        if !self.global.json {
+            eprintln!("warning: {}", shared::text::printable(text.to_string().as_bytes(), 1000));
+        }
+    }
     /// One JSON line.
     pub fn json(&mut self, value: &serde_json::Value) -> Result<(), Failure> {
         self.line(value)

@@ -1,8 +1,11 @@
 //! `remote-sink rebuild`: makes the ledgers again from the objects.
 
-use super::{Context, DONE};
+use super::{Context, DONE, table};
 use crate::cli::vault::Vault;
+use crate::config::iec;
+use crate::ledger;
 use crate::report::Failure;
+use shared::wire::Role;
 
 /// Make the ledgers again from the stored objects
 ///
@@ -16,6 +19,21 @@ pub struct RebuildArgs {
 
 pub fn run(args: &RebuildArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
     let vault = Vault::open_to_change(context.global.root.as_deref())?;
-    let _ = vault.choose(&args.sources)?;
+    for one in vault.choose(&args.sources)?.iter().filter(|one| one.enrolment.role == Role::Push) {
+        let totals = ledger::rebuild(vault.layout.root(), &one.name, one.enrolment.card.verify_key())?;
+        if context.global.json {
+            context.json(&serde_json::json!({
+                "message_type": "rebuilt", "source": one.name.as_str(),
+                "archives": totals.archives, "objects": totals.objects, "bytes": totals.bytes,
+            }))?;
+        } else {
+            let objects = table::grouped(totals.objects);
+            context.remark(format!(
+                "{}  ledger rebuilt: {objects} objects, {} charged",
+                one.name,
+                iec(totals.bytes)
+            ))?;
+        }
+    }
     DONE
 }

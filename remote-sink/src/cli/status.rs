@@ -90,6 +90,9 @@ fn oldest(max_age: Option<Age>, now: i64) -> Option<i64> {
 }
 
 fn line(vault: &Vault, one: &Enrolled, sink: &VerifyKey, oldest: Option<i64>) -> Result<Line, Failure> {
+    // Sessions leave records; taking them into the ledger keeps the start of the next session short. It is a cache, and
+    // whoever watches may not be allowed to write it.
+    let _ = crate::ledger::fold(vault.layout.root(), &one.name, one.enrolment.card.verify_key(), sink);
     let all = snapshots::of_source(&vault.layout, one, sink)?;
     let counts = |snapshot: &&Snapshot| snapshot.head.as_ref().is_some_and(|head| !head.is_checkpoint());
     let received = all.iter().filter(counts).filter_map(|snapshot| snapshot.received).max();

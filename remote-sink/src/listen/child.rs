@@ -10,8 +10,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
@@ -21,8 +21,8 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 const READ_BYTES: usize = 128 << 10;
 /// Bytes of standard error that reach the client; the rest is read and dropped.
 const STDERR_BYTES_MAX: usize = 64 << 10;
-/// What a queued packet costs beyond its bytes.
-const PACKET_OVERHEAD: u64 = 128;
+/// Room that an empty buffer keeps.
+const KEPT_BYTES: usize = 1 << 20;
 /// How long a process may take to end by itself once its client is gone.
 const GRACE: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(5) };
 /// Pipes of this size where the kernel allows: fewer switches between the two processes.
@@ -37,11 +37,22 @@ pub struct Start {
     pub local: SocketAddr,
 }
 
-/// Bytes between the channel and the process.
+/// Bytes on their way from the channel to the process.
 #[derive(Debug, Default)]
 struct Queue {
+    /// What came since the pump last took all, and whether nothing more comes.
+    came: Mutex<(Vec<u8>, bool)>,
+    /// All that has not reached the process, what the pump holds included.
     waiting: AtomicU64,
+    more: Notify,
     consumed: Notify,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, (Vec<u8>, bool)> {
+        // Nothing panics while it is held.
+        self.came.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Whom to tell what.
@@ -58,7 +69,6 @@ pub struct Ends {
 /// A running process, as the channel's handler sees it. Dropping it ends the process.
 #[derive(Debug)]
 pub struct Session {
-    input: Option<mpsc::UnboundedSender<Vec<u8>>>,
     queue: Arc<Queue>,
     stop: oneshot::Sender<()>,
 }
@@ -88,9 +98,8 @@ impl Session {
         let _ = rustix::pipe::fcntl_setpipe_size(&stdout, PIPE_BYTES);
 
         let queue = Arc::new(Queue::default());
-        let (input, packets) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel();
-        let feeding = tokio::spawn(feed(stdin, packets, Arc::clone(&queue)));
+        let feeding = tokio::spawn(feed(stdin, Arc::clone(&queue)));
         tokio::spawn(async move {
             let ended = async {
                 tokio::join!(pump(stdout, &ends), pump_errors(stderr, &ends));
@@ -106,7 +115,7 @@ impl Session {
                 None => end(&mut child).await,
             }
         });
-        Ok(Self { input: Some(input), queue, stop })
+        Ok(Self { queue, stop })
     }
 
     /// Did the process end by itself? Its exit status is on the way to the client, or there already.
@@ -121,19 +130,19 @@ impl Session {
 
     /// Queues bytes for the process.
     pub fn put(&self, bytes: &[u8]) -> Result<(), Flood> {
-        let Some(input) = &self.input else { return Ok(()) };
-        let cost = bytes.len() as u64 + PACKET_OVERHEAD;
-        if self.queue.waiting.fetch_add(cost, Ordering::Relaxed) > WAITING_MAX {
+        let count = bytes.len() as u64;
+        if self.queue.waiting.fetch_add(count, Ordering::Relaxed) + count > WAITING_MAX {
             return Err(Flood);
         }
-        // A process that has ended reads nothing more; its exit status is on its way.
-        let _ = input.send(bytes.to_vec());
+        self.queue.lock().0.extend_from_slice(bytes);
+        self.queue.more.notify_one();
         Ok(())
     }
 
     /// The client sends nothing more.
-    pub fn end_input(&mut self) {
-        self.input = None;
+    pub fn end_input(&self) {
+        self.queue.lock().1 = true;
+        self.queue.more.notify_one();
     }
 
     /// Waits until some bytes have reached the process.
@@ -148,13 +157,31 @@ fn connection(start: &Start) -> String {
     format!("{} {} {} {}", peer.ip().to_canonical(), peer.port(), local.ip().to_canonical(), local.port())
 }
 
-async fn feed(mut stdin: ChildStdin, mut packets: mpsc::UnboundedReceiver<Vec<u8>>, queue: Arc<Queue>) {
+/// Takes all that came, writes it, takes again: few system calls however small the packets were.
+async fn feed(mut stdin: ChildStdin, queue: Arc<Queue>) {
     let mut open = true;
-    while let Some(packet) = packets.recv().await {
-        // A process that closed its input: the rest is dropped, so that the window keeps moving until it has ended.
-        open = open && stdin.write_all(&packet).await.is_ok();
-        queue.waiting.fetch_sub(packet.len() as u64 + PACKET_OVERHEAD, Ordering::Relaxed);
-        queue.consumed.notify_one();
+    let mut taken = Vec::new();
+    loop {
+        taken.clear();
+        taken.shrink_to(KEPT_BYTES);
+        let ended = {
+            let mut came = queue.lock();
+            std::mem::swap(&mut came.0, &mut taken);
+            came.1
+        };
+        if taken.is_empty() {
+            if ended {
+                return;
+            }
+            queue.more.notified().await;
+            continue;
+        }
+        for part in taken.chunks(READ_BYTES) {
+            // A process that closed its input: the rest is dropped, so that the window moves until it has ended.
+            open = open && stdin.write_all(part).await.is_ok();
+            queue.waiting.fetch_sub(part.len() as u64, Ordering::Relaxed);
+            queue.consumed.notify_one();
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::listen::access::{Guest, look_up};
 use crate::listen::child::{Ends, Session as Process, Start};
 use crate::listen::rooms::{Admitted, Place};
-use crate::listen::window::{ROOM, Window};
+use crate::listen::window::{ROOM, STALLED_BYTES, Window};
 use crate::listen::{Inside, Shared};
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, Pty};
@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 /// Keys that one connection may offer.
 const OFFERS_MAX: usize = 20;
-/// While much waits for the process, the connection is read only this often.
+/// A stalled client is read only this often.
 const STALL: Duration = Duration::from_millis(5);
 
 /// Why a connection ends early.
@@ -175,7 +175,8 @@ impl Handler for Door {
     async fn data(&mut self, channel: ChannelId, data: &[u8], _session: &mut Session) -> Result<(), DoorError> {
         let Some(process) = self.running(channel) else { return Ok(()) };
         process.put(data).map_err(|_| DoorError::Flood)?;
-        if process.waiting() > ROOM {
+        if data.len() <= STALLED_BYTES && process.waiting() > ROOM {
+            // What the window allowed before is taken at once, so that what the client says behind it is heard.
             // Either some bytes moved or the time is up: the connection goes on in both cases.
             let _ = tokio::time::timeout(STALL, process.consumed()).await;
         }

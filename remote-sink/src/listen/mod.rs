@@ -41,7 +41,7 @@ const SESSIONS_OF_ONE_MAX: usize = 8;
 /// Failed tries to log in per connection.
 const AUTH_ATTEMPTS_MAX: usize = 6;
 /// Bytes that all windows together may have beyond the first ones.
-const WINDOW_BYTES_MAX: u64 = 256 << 20;
+const WINDOW_BYTES_MAX: u64 = 128 << 20;
 /// A peer that answers no keepalive for this long is gone.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_TRIES: usize = 4;

@@ -2,7 +2,7 @@
 //!
 //! The server renews a channel's window when half of it was used, whether or not the bytes were consumed. So the next
 //! window is chosen by what waits: it grows while nothing waits, shrinks when something does, and is two bytes (the
-//! least that keeps renewing) while much waits. The network is never read slower than that, so answers keep flowing
+//! least that keeps renewing) while much waits. The network itself is always read, so answers keep flowing
 //! and a client that sends and asks at once cannot bring both directions to a halt.
 
 use std::sync::Arc;
@@ -14,9 +14,12 @@ pub const FIRST: u32 = 2 << 20;
 pub const LARGEST: u32 = 32 << 20;
 /// The least that keeps renewing.
 const STALLED: u32 = 2;
+/// The packets of a stalled client are no longer than this.
+pub const STALLED_BYTES: usize = STALLED as usize;
 /// More than this waiting stalls the client.
 pub const ROOM: u64 = 8 << 20;
-/// No client that keeps to its windows can have more waiting.
+/// No client that keeps to its windows can have more waiting: a window is chosen while no more than [`ROOM`] waits, and
+/// opened when the one before it, chosen earlier, is half used up.
 pub const WAITING_MAX: u64 = ROOM + 2 * (LARGEST as u64);
 
 /// Bytes by which the windows of all sessions may be larger than [`FIRST`].
