@@ -158,10 +158,10 @@ impl PushReceiver {
     /// The answer to the oldest open request; waits for a request, and for its answer. `None` when the sender is gone
     /// and everything is answered.
     pub fn next(&mut self) -> Outcome<Option<(Asked, Answer)>> {
-        let Ok(asked) = self.asked.recv() else { return Ok(None) };
         if self.ended {
             return Err(self.guard.explain("the sink ended the session").remote(&self.remote));
         }
+        let Ok(asked) = self.asked.recv() else { return Ok(None) };
         let reply = next_reply(&mut self.reader, &self.guard, &self.remote);
         let answer = reply.and_then(|reply| self.fit(&asked, reply));
         match answer {

@@ -19,10 +19,7 @@ use crate::report::Outcome;
 use shared::card::SshKey;
 use shared::wire::Role;
 use std::io::{Read, Write};
-use std::time::Duration;
 
-/// A remote silent for so long has failed, where the configuration says nothing else.
-const TIMEOUT: Duration = Duration::from_secs(120);
 /// What is asked of a remote's shell; a forced command ignores it.
 const COMMAND: &str = "remote-sink serve";
 
@@ -36,7 +33,7 @@ pub struct Pipe {
 /// Opens a connection to a remote. What the sink then says is not yet read. Only a sink on this machine is told the
 /// `role`; elsewhere the key decides.
 pub fn open(loaded: &Loaded, remote: &Remote, role: Role) -> Outcome<Pipe> {
-    let timeout = loaded.config.limits.timeout.map_or(TIMEOUT, |age| age.duration());
+    let timeout = loaded.config.limits.timeout();
     let opened = loaded.place(remote).and_then(|place| match place {
         Place::Ssh { user, host, port, identity_file, .. } => {
             let key = keys::load_ssh_key(&identity_file)?;

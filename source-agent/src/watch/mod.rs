@@ -12,6 +12,6 @@ mod tests;
 
 pub use chain::{CheckedHead, check_receipt, verify_chain};
 pub use judge::{Next, Verdict, judge};
-pub use resume::{accept, reconcile};
+pub use resume::{accept, inspect, reconcile};
 pub use seen::{Freshness, check_seen};
 pub use state::{Accepted, ChainState, Pending, Remembered, Snapshot, load};

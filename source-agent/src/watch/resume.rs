@@ -12,11 +12,18 @@ use std::path::Path;
 /// Judges what the sink's welcome says; takes the receipt of a pending head that the sink has already. Returns
 /// `Continue`, `ResendPending` or `Alarm`. `key` is this source's own.
 pub fn reconcile(client: &mut Client, state_dir: &Path, state: &mut ChainState, key: &VerifyKey) -> Outcome<Verdict> {
+    match inspect(client, state, key) {
+        Verdict::AdoptPending => adopt(client, state_dir, state, key),
+        verdict => Ok(verdict),
+    }
+}
+
+/// The same judgement without changing anything here.
+pub fn inspect(client: &mut Client, state: &ChainState, key: &VerifyKey) -> Verdict {
     let newest = client.welcome().newest.clone();
     match judge(state, newest.as_ref()) {
-        Verdict::AdoptPending => adopt(client, state_dir, state, key),
-        Verdict::Alarm(failure) => Ok(Verdict::Alarm(explain(client, state, key, newest.as_ref(), failure))),
-        verdict => Ok(verdict),
+        Verdict::Alarm(failure) => Verdict::Alarm(explain(client, state, key, newest.as_ref(), failure)),
+        verdict => verdict,
     }
 }
 
