@@ -98,13 +98,7 @@ pub struct Note {
 
 impl Note {
     pub fn empty() -> Self {
-        Self {
-            trusted: List::empty(),
-            sinks: List::empty(),
-            heads: List::empty(),
-            written: 0,
-            removed: List::empty(),
-        }
+        Self { trusted: List::empty(), sinks: List::empty(), heads: List::empty(), written: 0, removed: List::empty() }
     }
 
     /// The trusted sources and remembered heads of the note.
@@ -112,7 +106,8 @@ impl Note {
         let mut trust = Trust::default();
         for source in self.trusted.iter() {
             let card = source.card.parse().map_err(|e| tampered("owner-record", format!("the owner record: {e}")))?;
-            let frozen = |f: &NoteFrozen| Frozen { lineage: f.lineage, sink: f.sink, sequence: f.sequence, head: f.head };
+            let frozen =
+                |f: &NoteFrozen| Frozen { lineage: f.lineage, sink: f.sink, sequence: f.sequence, head: f.head };
             trust.add(TrustedSource {
                 card,
                 lineages: source.lineages.to_vec(),
@@ -208,8 +203,13 @@ fn info(owner: &VerifyKey, number: u64, previous: Option<&Digest>) -> Vec<u8> {
 }
 
 /// Signs and seals the record that follows `newest`.
-pub fn write(note: &Note, newest: Option<&Verified<OwnerRecord>>, identity: &Identity) -> Outcome<Verified<OwnerRecord>> {
-    let failed = |why: String| Failure::new("owner-record", Exit::Failed, format!("cannot write the owner record: {why}"));
+pub fn write(
+    note: &Note,
+    newest: Option<&Verified<OwnerRecord>>,
+    identity: &Identity,
+) -> Outcome<Verified<OwnerRecord>> {
+    let failed =
+        |why: String| Failure::new("owner-record", Exit::Failed, format!("cannot write the owner record: {why}"));
     let key = identity.owner_key();
     let owner = key.verify_key();
     let number = match newest {
@@ -327,7 +327,10 @@ pub fn newest(sinks: &mut [&mut dyn Objects], owner: &VerifyKey, state_dir: &Pat
                 .help("compare `source-agent trust list -i FILE -r NAME` for each remote; remove the wrong sink, then `trust add` again"));
         }
         if found.newest.is_none() && remembered.is_some() {
-            notes.push(format!("{}: its owner record is older than the one remembered here (number {from})", sink.remote()));
+            notes.push(format!(
+                "{}: its owner record is older than the one remembered here (number {from})",
+                sink.remote()
+            ));
         }
         if found.newest.as_ref().map(|record| record.number) > best.as_ref().map(|record| record.number) {
             best = found.newest;
@@ -345,7 +348,11 @@ fn conflict(records: &[Verified<OwnerRecord>], new: &Verified<OwnerRecord>, best
 }
 
 /// Leaves `record` on a sink, with the older ones that it lacks: `known` are records of other sinks, ascending.
-pub fn publish(objects: &mut dyn Objects, record: &Verified<OwnerRecord>, known: &[Verified<OwnerRecord>]) -> Outcome<()> {
+pub fn publish(
+    objects: &mut dyn Objects,
+    record: &Verified<OwnerRecord>,
+    known: &[Verified<OwnerRecord>],
+) -> Outcome<()> {
     let has = read_sink(objects, &record.owner, 0)?.newest.map(|newest| newest.number);
     for older in known.iter().filter(|older| older.number < record.number && Some(older.number) > has) {
         objects.put_owner_record(older.as_bytes())?;

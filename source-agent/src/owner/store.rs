@@ -46,7 +46,8 @@ fn read(path: &Path) -> Outcome<TrustedSource> {
     };
     let text = std::fs::read_to_string(path).map_err(|e| Failure::io("read", path, &e))?;
     let file: TrustFile = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
-    let card: shared::card::SourceCard = file.card.parse().map_err(|e: shared::card::CardError| wrong(e.to_string()))?;
+    let card: shared::card::SourceCard =
+        file.card.parse().map_err(|e: shared::card::CardError| wrong(e.to_string()))?;
     let lineages: Result<Vec<_>, _> = file.lineages.iter().map(|text| text.parse()).collect();
     let lineages = lineages.map_err(|e: shared::id::NameError| wrong(e.to_string()))?;
     Ok(TrustedSource { card, lineages, since: file.since, frozen: Vec::new(), origin: Origin::Local })

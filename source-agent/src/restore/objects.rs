@@ -2,8 +2,10 @@
 //! is believed: [`crate::restore::verify`] judges it.
 
 use crate::report::{Exit, Failure, Outcome};
-use shared::id::{ArchiveNumber, Digest, Lineage, SessionId, SourceId, VerifyKey};
+use crate::restore::verify::Archive;
+use shared::id::{ArchiveId, ArchiveNumber, Digest, Lineage, SessionId, SourceId, VerifyKey};
 use shared::wire::{HeadItem, SourceItem};
+use std::sync::Arc;
 
 /// An archive within everything that a sink holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,11 +15,11 @@ pub struct ArchiveName {
     pub number: ArchiveNumber,
 }
 
-/// Parts wanted from one archive: ascending part numbers with the sealed lengths that the signed index states.
+/// Parts wanted from one archive: ascending numbers.
 #[derive(Debug, Clone)]
 pub struct PartsWanted {
-    pub archive: ArchiveName,
-    pub parts: Vec<(u32, u32)>,
+    pub archive: Arc<Archive>,
+    pub parts: Vec<u32>,
 }
 
 /// What came for a [`PartsWanted`].
@@ -25,12 +27,12 @@ pub struct PartsWanted {
 pub enum Got {
     /// A part, not yet checked.
     Part(u32, Vec<u8>),
-    /// The sink gave none of the parts of this request.
-    Refused(Failure),
+    /// What did not come of this request will not come, and why.
+    Ended(Failure),
 }
 
-/// Called with the place of a wanted object in the list, and what came for it.
-pub type Each<'a, T> = &'a mut dyn FnMut(usize, T) -> Outcome<()>;
+/// Takes what came for the request at this place of the list.
+pub type Each<'a> = &'a mut dyn FnMut(usize, Got) -> Outcome<()>;
 
 /// One sink. An `Err` of a method is the connection's or the sink's failure as a whole, unless [`is_lost`] says that only
 /// the one object is not there.
@@ -47,12 +49,13 @@ pub trait Objects: Send {
     fn envelope(&mut self, source: &SourceId, session: &SessionId) -> Outcome<Vec<u8>>;
     fn body(&mut self, source: &SourceId, digest: &Digest) -> Outcome<Vec<u8>>;
     fn page(&mut self, source: &SourceId, digest: &Digest) -> Outcome<Vec<u8>>;
-    /// Header regions; all requests may be in flight together.
-    fn regions(&mut self, wanted: &[ArchiveName], each: Each<'_, Outcome<Vec<u8>>>) -> Outcome<()>;
-    /// Sealed chunk tables; all requests may be in flight together.
-    fn tables(&mut self, wanted: &[ArchiveName], each: Each<'_, Outcome<Vec<u8>>>) -> Outcome<()>;
+    /// The header region of the archive that should have this id.
+    fn region(&mut self, name: &ArchiveName, id: &ArchiveId) -> Outcome<Vec<u8>>;
+    /// The sealed chunk table of a checked archive.
+    fn table(&mut self, archive: &Archive) -> Outcome<Vec<u8>>;
     /// Sealed parts, each as soon as it is there; all requests may be in flight together.
-    fn parts(&mut self, wanted: &[PartsWanted], each: Each<'_, Got>) -> Outcome<()>;
+    /// `each` is told the place of the request in the list.
+    fn parts(&mut self, wanted: &[PartsWanted], each: Each<'_>) -> Outcome<()>;
     /// Owner records from this number on, in the sink's order.
     fn owner_records(&mut self, owner: &VerifyKey, from: u64) -> Outcome<Vec<Vec<u8>>>;
     fn substitutes(&mut self, source: &SourceId, lineage: &Lineage) -> Outcome<Vec<Vec<u8>>>;

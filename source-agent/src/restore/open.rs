@@ -8,30 +8,29 @@ use crate::report::{Exit, Failure, Outcome};
 use crate::restore::objects::tampered;
 use crate::restore::verify::{Archive, CheckedPart};
 use crate::tree::{ChunkTable, Root};
-use shared::format::{Body, Envelope, Head, RecipientWrap};
+use shared::format::{Body, Envelope, Head, Wrap};
 use shared::id::{ChunkId, SessionId};
 use shared::signature::Verified;
 
-/// The secrets of a session, from the envelope's wraps or from wraps that the owner added later.
-pub fn session(
-    envelope: &Envelope,
-    id: &SessionId,
-    later: &[RecipientWrap],
-    identity: &Identity,
-) -> Outcome<(SessionSecret, SourceSecret)> {
-    let opened = match wrap::open_session(envelope, identity) {
-        Err(CryptoError::NoRecipient) if !later.is_empty() => wrap::open_wraps(envelope, later, identity),
-        other => other,
-    };
-    opened.map_err(|e| match e {
-        CryptoError::NoRecipient => Failure::new(
-            "identity",
-            Exit::Identity,
-            format!("session {} is not sealed to this identity", id.short()),
-        )
-        .help("name the identity of one of the recipients with -i FILE"),
+/// The secrets of a session, from the wraps of its envelope.
+pub fn session(envelope: &Envelope, id: &SessionId, identity: &Identity) -> Outcome<(SessionSecret, SourceSecret)> {
+    wrap::open_session(envelope, identity).map_err(|e| match e {
+        CryptoError::NoRecipient => {
+            let message = format!("session {} is not sealed to this identity", id.short());
+            Failure::new("identity", Exit::Identity, message)
+                .help("name the identity of one of the recipients with -i FILE")
+        }
         other => tampered("envelope", format!("session {}: {other}", id.short())),
     })
+}
+
+/// The same from a wrap that the owner added later; `None` if it does not fit this envelope or identity.
+pub fn session_by_wrap(
+    envelope: &Verified<Envelope>,
+    wrap: &Wrap,
+    identity: &Identity,
+) -> Option<(SessionSecret, SourceSecret)> {
+    wrap::open_wrap_object(envelope, wrap, identity).ok()
 }
 
 fn place(archive: &Archive, part: u32) -> Place {
@@ -61,9 +60,7 @@ pub fn table(archive: &Archive, secret: &IndexSecret, sealed: CheckedPart) -> Ou
     let wrong = |why: String| tampered("chunk-table", format!("archive {}, chunk table: {why}", archive.name.number));
     let content = part(archive, secret.as_bytes(), sealed)?;
     let table = ChunkTable::decode(&content).map_err(|e| wrong(e.to_string()))?;
-    if table.blocks.len() != archive.index.blocks() as usize {
-        return Err(wrong("it lists another number of blocks than the index".into()));
-    }
+    table.fits(archive.index.blocks()).map_err(|e| wrong(e.to_string()))?;
     Ok(table)
 }
 
