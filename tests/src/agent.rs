@@ -85,9 +85,10 @@ impl Agent {
         self.at(dir)
     }
 
-    /// `source-agent -c DIR/config.toml`.
+    /// `source-agent -c DIR/config.toml`. Programs that lie in DIR come before the system's.
     pub fn run(&self) -> Run {
-        Run::new(&self.program).env("HOME", &self.dir).arg("-c").arg(self.config())
+        let path = format!("{}:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", self.dir.display());
+        Run::new(&self.program).env("HOME", &self.dir).env("PATH", path).arg("-c").arg(self.config())
     }
 
     /// Command line of the same, for running it under another program.

@@ -231,26 +231,25 @@ fn with_options(run: Run, key: &Path) -> Run {
     options.iter().fold(run, |run, option| run.args(["-o", option]))
 }
 
-/// A `Host` of ssh_config with a strict host key, for the transport that uses the system's `ssh`. Returns the
-/// directory that must be HOME.
-pub fn ssh_config(dir: &Path, host: &str, address: &str, key: &Path, host_keys: &[String]) -> PathBuf {
-    let home = dir.join(format!("home-{host}"));
-    let ssh = home.join(".ssh");
-    std::fs::create_dir_all(&ssh).unwrap();
+/// A `Host` of ssh_config with a strict host key, for the transport that uses the system's `ssh`, in `dir`; and a
+/// wrapper named `ssh` there, because ssh takes the home directory from the password file and not from HOME.
+pub fn ssh_config(dir: &Path, host: &str, address: &str, key: &Path, host_keys: &[String]) {
     let (user, place) = address.split_once('@').expect("user@host:port");
     let (name, port) = place.rsplit_once(':').expect("host:port");
     let known: String = host_keys.iter().map(|key| format!("[{name}]:{port} {key}\n")).collect();
-    std::fs::write(ssh.join("known"), known).unwrap();
+    std::fs::write(dir.join("known"), known).unwrap();
     let text = format!(
         "Host {host}\n HostName {name}\n Port {port}\n User {user}\n IdentityFile {}\n IdentitiesOnly yes\n \
          IdentityAgent none\n UserKnownHostsFile {}\n StrictHostKeyChecking yes\n",
         key.display(),
-        ssh.join("known").display()
+        dir.join("known").display()
     );
-    std::fs::write(ssh.join("config"), text).unwrap();
-    crate::tree::set_mode(&ssh, 0o700);
-    crate::tree::set_mode(&ssh.join("config"), 0o600);
-    home
+    std::fs::write(dir.join("ssh_config"), text).unwrap();
+    let wrapper = dir.join("ssh");
+    let config = dir.join("ssh_config");
+    std::fs::write(&wrapper, format!("#!/bin/sh\nexec {} -F {} \"$@\"\n", tool("ssh").display(), config.display()))
+        .unwrap();
+    crate::tree::set_mode(&wrapper, 0o755);
 }
 
 /// Is the program that a test needs here? Tests of tools nobody must have call this.
