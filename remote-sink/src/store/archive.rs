@@ -89,6 +89,7 @@ pub fn open_checked<S: Store>(
     if *name != Name::Archive(index.lineage, index.number) {
         return Err(ArchiveError::Other(index.number.get()));
     }
+    layout.fits(&index)?;
     let wanted = layout.file_bytes(&index);
     if stored.bytes() != wanted {
         return Err(ArchiveError::Length { bytes: stored.bytes(), wanted });

@@ -217,6 +217,17 @@ impl ArchiveLayout {
         Ok(Self { region, region_offset: 0, present: None })
     }
 
+    /// Fits the bitmap of a generation to this index (section "Generations")? A whole archive always does.
+    pub fn fits(&self, index: &Index) -> Result<(), FormatError> {
+        let Some(bits) = &self.present else { return Ok(()) };
+        let parts = index.parts.len();
+        let spare = bits.last().map_or(0, |last| u32::from(*last) >> (parts - 1) % 8 >> 1);
+        if bits.len() != parts.div_ceil(8) || spare != 0 || !self.holds(parts - 1) {
+            return Err(FormatError::Rule("the bitmap of a generation does not fit its index"));
+        }
+        Ok(())
+    }
+
     /// Is this part held here?
     pub fn holds(&self, part: usize) -> bool {
         match &self.present {

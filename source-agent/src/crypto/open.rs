@@ -4,7 +4,7 @@ use crate::crypto::CryptoError;
 use crate::crypto::part::{METHOD_STORED, METHOD_ZSTD, PAYLOAD_HEADER, Place};
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit, Nonce, Tag};
 use shared::id::Digest;
-use shared::limits::{BLOCK_BYTES_MAX, TAG_BYTES};
+use shared::limits::{ALIGN, BLOCK_BYTES_MAX, TAG_BYTES};
 use std::io::Read;
 
 /// Opens a sealed part in place and returns its payload, decompressed to at most [`BLOCK_BYTES_MAX`] bytes.
@@ -30,10 +30,12 @@ fn payload(padded: &[u8]) -> Option<Vec<u8>> {
     let header = padded.get(..PAYLOAD_HEADER)?;
     let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]) as usize;
     let payload = padded.get(PAYLOAD_HEADER..PAYLOAD_HEADER.checked_add(length)?)?;
-    if padded[PAYLOAD_HEADER + length..].iter().any(|byte| *byte != 0) {
+    let padding = &padded[PAYLOAD_HEADER + length..];
+    if padding.len() >= ALIGN || padding.iter().any(|byte| *byte != 0) {
         return None;
     }
     match header[0] {
+        METHOD_STORED if length > BLOCK_BYTES_MAX => None,
         METHOD_STORED => Some(payload.to_vec()),
         METHOD_ZSTD => decompress(payload),
         _ => None,

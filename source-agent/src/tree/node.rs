@@ -6,7 +6,7 @@ use shared::codec::{self, Blob, FormatError, List, Text};
 use shared::id::{ArchiveNumber, ChunkId};
 use shared::limits::{
     CHUNK_BYTES_MAX, LINK_BYTES_MAX, NAME_BYTES_MAX, NODE_ENTRIES_MAX, NODE_LEVELS_MAX, NODE_REFS_MAX, XATTR_BYTES_MAX,
-    XATTRS_MAX,
+    XATTR_TOTAL_BYTES_MAX, XATTRS_MAX,
 };
 
 /// A chunk by its id, with its length and the place where the source last knew it (a hint: stale is only slow).
@@ -242,6 +242,27 @@ impl Entry {
         if !is_name(&self.name) {
             return Err(FormatError::Rule("an entry's name is empty, '.', '..' or has a slash or a zero byte"));
         }
+        self.check_fields()
+    }
+
+    fn check_xattrs(&self) -> Result<(), FormatError> {
+        let Some(xattrs) = &self.xattrs else { return Ok(()) };
+        if xattrs.iter().any(|xattr| xattr.name.is_empty() || xattr.name.contains(&0)) {
+            return Err(FormatError::Rule("an extended attribute's name is empty or has a zero byte"));
+        }
+        if xattrs.windows(2).any(|pair| pair[0].name >= pair[1].name) {
+            return Err(FormatError::Rule("extended attributes do not ascend"));
+        }
+        let bytes: usize = xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len()).sum();
+        if bytes > XATTR_TOTAL_BYTES_MAX {
+            return Err(FormatError::Rule("too many bytes of extended attributes"));
+        }
+        Ok(())
+    }
+
+    /// All rules but that of the name.
+    pub(super) fn check_fields(&self) -> Result<(), FormatError> {
+        self.check_xattrs()?;
         if self.mode > 0o7777 {
             return Err(FormatError::Rule("an entry's mode has more than permission bits"));
         }

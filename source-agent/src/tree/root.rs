@@ -60,8 +60,11 @@ impl Root {
     }
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let root: Self = codec::decode(bytes, ROOT_BYTES_MAX, "root")?;
-        if root.entry.as_ref().is_some_and(|entry| entry.kind != EntryKind::Directory) {
-            return Err(FormatError::Rule("the root entry is not a directory"));
+        if let Some(entry) = &root.entry {
+            if entry.kind != EntryKind::Directory || entry.node.is_some() {
+                return Err(FormatError::Rule("the root entry is not a directory, or has a node of its own"));
+            }
+            entry.check_fields()?;
         }
         Ok(root)
     }

@@ -89,6 +89,7 @@ fn generation(fields: &Fields<'_>) -> Judged {
     let bytes = fields.get("bytes");
     let layout = ArchiveLayout::parse(bytes).map_err(text)?;
     let (index, _) = layout.region.clone().verify(&fields.key()).map_err(text)?;
+    layout.fits(&index).map_err(text)?;
     if layout.file_bytes(&index) != bytes.len() as u64 {
         return Err("the file is longer or shorter than its parts".into());
     }

@@ -18,7 +18,7 @@ use source_agent::crypto::part::Place;
 use source_agent::crypto::seal::{self, Method, Sealed};
 use source_agent::crypto::secret::{SessionSecret, SourceSecret, commitment};
 use source_agent::crypto::wrap;
-use source_agent::tree::node::{Device, HardLink, NodeTop};
+use source_agent::tree::node::{Device, HardLink, ListRef, NodeTop};
 use source_agent::tree::{
     ChunkRef, ChunkTable, Counts, Entry, EntryKind, Extent, ListNode, Node, NodeRef, Owner, Root, Time, Xattr,
     table::TableEntry,
@@ -130,6 +130,26 @@ fn encoding(make: &mut Maker) {
 
     let body = codec::encode(&head(0, None));
     make.good("F-1", "head", "head", with_key(&raw_sign(b'H', &body, &key()), &key()));
+    // The series (key 5) before the sequence (key 3): swap two whole pairs.
+    let reordered = {
+        let mut pairs = split_map(&body);
+        pairs.swap(3, 4);
+        [&body[..1], &pairs.concat()].concat()
+    };
+    make.bad("F-1", "keys-out-of-order", "head", with_key(&raw_sign(b'H', &reordered, &key()), &key()));
+    let doubled = {
+        let pairs = split_map(&body);
+        let mut bytes = [&[body[0] + 1][..], &pairs.concat()].concat();
+        let at = 1 + pairs[0].len();
+        bytes.splice(at..at, pairs[0].clone());
+        bytes
+    };
+    make.bad("F-1", "key-twice", "head", with_key(&raw_sign(b'H', &doubled, &key()), &key()));
+    let missing = {
+        let pairs = split_map(&body);
+        [&[body[0] - 1][..], &pairs[1..].concat()].concat()
+    };
+    make.bad("F-1", "key-missing", "head", with_key(&raw_sign(b'H', &missing, &key()), &key()));
     let mut unknown = body.clone();
     unknown[0] += 1;
     unknown.extend([0x17, 0]);
@@ -151,6 +171,19 @@ fn encoding(make: &mut Maker) {
     make.bad("F-4", "reason-of-1025-bytes", "head", with_key(&raw_sign(b'H', &longer, &key()), &key()));
     let huge = [&body[..1], &[0, 0x5b, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]].concat();
     make.bad("F-4", "length-beyond-memory", "head", with_key(&raw_sign(b'H', &huge, &key()), &key()));
+}
+
+/// The pairs of a CBOR map with fewer than 24 keys, each as its bytes.
+fn split_map(map: &[u8]) -> Vec<Vec<u8>> {
+    let mut decoder = minicbor::Decoder::new(map);
+    let count = decoder.map().unwrap().unwrap();
+    let pair = |_| {
+        let start = decoder.position();
+        decoder.skip().unwrap();
+        decoder.skip().unwrap();
+        map[start..decoder.position()].to_vec()
+    };
+    (0..count).map(pair).collect()
 }
 
 fn names(make: &mut Maker) {
@@ -189,8 +222,13 @@ fn objects(make: &mut Maker) {
     universal[at..].fill(0);
     universal[at] = 1;
     make.bad("F-6", "small-order-key", "head", vec![("key", small.to_vec()), ("bytes", universal)]);
+    // The signature is right for the changed header: only the rule for the header refuses it.
     for (name, at) in [("magic", 0), ("kind", 4), ("format", 5), ("suite", 6), ("zero-byte", 7), ("length", 8)] {
-        make.bad("F-8", name, "head", with_key(&flip(at), &key()));
+        let mut bytes = flip(at);
+        bytes.truncate(good.len() - 64);
+        let signature = key().sign_labelled(SIGN_LABEL, &bytes);
+        bytes.extend_from_slice(&signature);
+        make.bad("F-8", name, "head", with_key(&bytes, &key()));
     }
     make.bad("F-8", "byte-behind", "head", with_key(&[&good[..], &[0]].concat(), &key()));
     make.bad("F-8", "cut", "head", with_key(&good[..good.len() - 1], &key()));
@@ -360,6 +398,11 @@ mod second_writing {
 
     /// The seal of docs/format.md section 7, written out a second time.
     pub fn seal_padded(secret: &[u8; 32], place: &Place, padded: &[u8]) -> Sealed {
+        seal_with_digest(secret, place, padded, None)
+    }
+
+    /// The same with a plain digest that may be a lie.
+    pub fn seal_with_digest(secret: &[u8; 32], place: &Place, padded: &[u8], lie: Option<[u8; 32]>) -> Sealed {
         let Place::Part { source, lineage, salt, archive, part } = place else { unreachable!() };
         let derive = |label: &[u8], context: &[u8]| {
             let mut key = [0; 32];
@@ -367,7 +410,7 @@ mod second_writing {
             hkdf::Hkdf::<sha2::Sha256>::new(Some(salt.as_bytes()), secret).expand(&info, &mut key).unwrap();
             key
         };
-        let plain = *blake3::keyed_hash(&derive(b"pawl.v1 part-digest", &[]), padded).as_bytes();
+        let plain = lie.unwrap_or(*blake3::keyed_hash(&derive(b"pawl.v1 part-digest", &[]), padded).as_bytes());
         let number = archive.get().to_le_bytes();
         let part = part.to_le_bytes();
         let key = derive(b"pawl.v1 part-key", &[&number[..], &part, &plain].concat());
@@ -418,9 +461,28 @@ fn parts(make: &mut Maker) {
     moved.push(("part", 4u32.to_le_bytes().to_vec()));
     make.bad("F-15", "moved-to-another-part", "part", moved);
 
+    let lie = second_writing::seal_with_digest(&SESSION_SECRET, &place(3), &padded(0, 3, b"abc"), Some([7; 32]));
+    make.bad("F-15", "digest-of-other-plaintext", "part", part_fields(&lie, &lie.bytes, b"abc"));
+
     let frame = zstd_frame(&text);
     let cases: Vec<(&str, Vec<u8>)> = vec![
-        ("unknown-method", padded(2, 3, b"abc")),
+        ("unknown-method", padded(2, frame.len() as u32, &frame)),
+        ("padding-a-page-too-long", {
+            let mut bytes = padded(0, 3, b"abc");
+            bytes.resize(bytes.len() + 4096, 0);
+            bytes
+        }),
+        ("false-content-size", {
+            let mut frame = zstd_frame(&text[..200]);
+            // Single segment, one byte of content size behind the descriptor.
+            assert_eq!(frame[5], 200);
+            frame[5] = 201;
+            padded(1, frame.len() as u32, &frame)
+        }),
+        ("skippable-frame", {
+            let frame = [&[0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 9][..], &frame].concat();
+            padded(1, frame.len() as u32, &frame)
+        }),
         ("length-beyond-the-part", padded(0, 5000, b"abc")),
         ("padding-not-zero", {
             let mut bytes = padded(0, 3, b"abc");
@@ -563,6 +625,10 @@ fn archives(make: &mut Maker) {
         bytes
     };
     make.good("F-23", "generation-without-block-0", "archive", with_key(&generation(&[0b110], &[1, 2]), &key()));
+    make.bad("F-23", "bitmap-too-long", "archive", with_key(&generation(&[0b111, 0], &[0, 1, 2]), &key()));
+    make.bad("F-23", "bitmap-with-spare-bit", "archive", with_key(&generation(&[0b1110], &[1, 2]), &key()));
+    make.bad("F-23", "chunk-table-absent", "archive", with_key(&generation(&[0b011], &[0, 1]), &key()));
+    make.bad("F-17", "byte-behind-the-archive", "archive", with_key(&[&whole[..], &[0]].concat(), &key()));
     make.good("F-23", "generation-with-all", "archive", with_key(&generation(&[0b111], &[0, 1, 2]), &key()));
     make.bad("F-23", "generation-with-another-block", "archive", with_key(&generation(&[0b110], &[0, 2]), &key()));
     make.bad("F-23", "generation-lacks-what-it-claims", "archive", with_key(&generation(&[0b111], &[1, 2]), &key()));
@@ -809,6 +875,19 @@ fn nodes(make: &mut Maker) {
     make.bad("F-34", "directory-with-content", "node", with(&|e| e.kind = EntryKind::Directory));
     make.bad("F-34", "file-with-node", "node", with(&|e| e.node = Some(top)));
     make.bad("F-34", "file-with-target", "node", with(&|e| e.target = Some(Blob::new(b"x".to_vec()).unwrap())));
+    make.bad("F-34", "fifo-with-size", "node", node_fields(vec![Entry { size: 1, ..empty(b"a", EntryKind::Fifo) }]));
+    let list = ListRef { chunk: chunk_ref(1), level: 0, bytes: 1500 };
+    make.bad("F-34", "extents-and-list", "node", with(&|e| e.list = Some(list)));
+    let xattr =
+        |name: &[u8]| Xattr { name: Blob::new(name.to_vec()).unwrap(), value: Blob::new(b"v".to_vec()).unwrap() };
+    for (name, xattrs) in [
+        ("xattr-twice", vec![xattr(b"user.a"), xattr(b"user.a")]),
+        ("xattr-without-name", vec![xattr(b"")]),
+        ("xattr-with-zero-byte", vec![xattr(b"user.\0a")]),
+    ] {
+        let xattrs = List::new(xattrs).unwrap();
+        make.bad("F-34", name, "node", with(&|e| e.xattrs = Some(xattrs.clone())));
+    }
     make.bad("F-34", "link-without-target", "node", node_fields(vec![empty(b"a", EntryKind::Symlink)]));
     make.bad("F-34", "device-without-number", "node", node_fields(vec![empty(b"a", EntryKind::BlockDevice)]));
     let target = Entry { target: Some(Blob::new(b"a\0b".to_vec()).unwrap()), ..empty(b"a", EntryKind::Symlink) };
