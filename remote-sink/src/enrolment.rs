@@ -43,6 +43,10 @@ pub struct Enrolment {
     /// Addresses from which the key may be used, as in authorized_keys.
     pub from: Vec<String>,
     pub reads: Reads,
+    /// USER@HOST:PORT as the source reaches this sink, for its sink card.
+    pub address: Option<String>,
+    /// Host keys beside the machine's own and the listen key, as OpenSSH writes them.
+    pub host_keys: Vec<String>,
     /// RFC 3339, for people.
     pub enrolled: String,
     pub revoked: bool,
@@ -58,6 +62,10 @@ struct File {
     quota: Option<u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     from: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    host_keys: Vec<String>,
     enrolled: String,
     revoked: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,6 +100,8 @@ impl Enrolment {
             quota: file.quota,
             from: file.from,
             reads,
+            address: file.address,
+            host_keys: file.host_keys,
             enrolled: file.enrolled,
             revoked: file.revoked,
         })
@@ -110,6 +120,8 @@ impl Enrolment {
             role: self.role.to_string(),
             quota: self.quota,
             from: self.from.clone(),
+            address: self.address.clone(),
+            host_keys: self.host_keys.clone(),
             enrolled: self.enrolled.clone(),
             revoked: self.revoked,
             reads,
@@ -153,6 +165,8 @@ mod tests {
             quota: Some(5 << 30),
             from: vec!["192.0.2.0/24".into()],
             reads,
+            address: Some("backup@sink.example:22".into()),
+            host_keys: vec!["ssh-ed25519 AAAA".into()],
             enrolled: "2026-11-21T23:40:00Z".into(),
             revoked: false,
         }

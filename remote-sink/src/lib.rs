@@ -3,8 +3,14 @@
 //! Absences that hold here: no type for plaintext, none for a decrypting key; the serving session has no call that
 //! replaces or removes an object; `store/layout.rs` alone spells paths.
 
+pub mod authorized_keys;
+pub mod cidr;
+pub mod cli;
+pub mod config;
 pub mod enrolment;
 pub mod ledger;
+pub mod listen;
+pub mod report;
 pub mod serve;
 pub mod store;
 pub mod verify;

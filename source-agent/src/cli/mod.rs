@@ -22,20 +22,46 @@ pub mod status;
 pub mod trust;
 pub mod vouch;
 
-use crate::report::{Exit, Outcome};
+mod output;
+mod signals;
+
+#[cfg(test)]
+mod tests;
+
+use crate::progress::warn;
+use crate::report::{Exit, Failure, Outcome};
 use clap::{Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use output::{STDOUT_CLOSED, eprint_failure, failure_json, to_stderr};
+pub use output::{coloured, print_json, print_line, print_text};
+pub use signals::{check_interrupted, interrupted};
+
 /// Append-only offsite backup: the source's and the owner's program.
 #[derive(Debug, Parser)]
-#[command(name = "source-agent", version, arg_required_else_help = true)]
+#[command(name = "source-agent", version, arg_required_else_help = true, after_help = AFTER_HELP)]
 pub struct Cli {
-    #[command(flatten)]
-    pub context: Context,
     #[command(subcommand)]
     pub command: Command,
+    #[command(flatten)]
+    pub context: Context,
 }
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, 1 failed, 2 usage, 3 snapshot made but files unreadable or a
+named path missing, 4 on some remotes but not on all, 10 not found, 11 another
+session runs, 12 wrong passphrase or identity, 13 signature, hash or rollback
+failure, 14 remote unreachable, 15 quota or disk full, 130 and 143 signals.
+Other codes mean failure too.
+
+Examples:
+  source-agent keygen -o backup.key                 on a machine that you trust
+  source-agent init --recipient backup.pub          on the machine to back up
+  source-agent remote add offsite sink-card:1,...   with the card that the sink's operator sent
+  source-agent backup
+  source-agent restore latest:/etc -t ./out -i backup.key";
 
 /// When to show progress, or colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -47,9 +73,10 @@ pub enum When {
 
 /// What every command knows.
 #[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Everywhere")]
 pub struct Context {
     /// Configuration file
-    #[arg(short, long, global = true, value_name = "FILE", env = "SOURCE_AGENT_CONFIG")]
+    #[arg(short, long, global = true, value_name = "FILE", env = "SOURCE_AGENT_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
     /// Only this remote (repeatable)
     #[arg(
@@ -58,6 +85,7 @@ pub struct Context {
         global = true,
         value_name = "NAME",
         env = "SOURCE_AGENT_REMOTE",
+        hide_env_values = true,
         value_delimiter = ','
     )]
     pub remotes: Vec<String>,
@@ -70,11 +98,11 @@ pub struct Context {
     /// Only errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Show progress
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    /// Show progress: auto, always, never
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
     pub progress: When,
-    /// Use colours
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    /// Use colours: auto, always, never
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
     pub color: When,
 }
 
@@ -156,12 +184,49 @@ impl Command {
 
 /// Parses the arguments, runs the command, prints a failure, returns the exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    run(std::env::args_os())
+}
+
+fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => return unparsed(&error, &arguments),
+    };
+    no_core_dumps();
+    if let Err(e) = signals::watch() {
+        warn(&cli.context, &format!("signals end this run at once: {e}"));
+    }
     match cli.command.run(&cli.context) {
         Ok(exit) => ExitCode::from(exit as u8),
+        // As a program that the closed pipe ended: 128 + SIGPIPE.
+        Err(failure) if failure.code == STDOUT_CLOSED => ExitCode::from(141),
         Err(failure) => {
-            eprintln!("{failure}");
+            eprint_failure(&failure, &cli.context);
             ExitCode::from(failure.exit as u8)
         }
     }
+}
+
+/// Help, version and usage errors.
+fn unparsed(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+    let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
+    if error.use_stderr() && json {
+        let text = error.render().to_string();
+        let failure =
+            Failure::new("usage", Exit::Usage, text.lines().next().unwrap_or_default().replace("error: ", ""));
+        to_stderr(&failure_json(&failure.help("source-agent --help")).to_string());
+    } else {
+        // A closed standard output or error: nobody reads it.
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8))
+}
+
+/// Keys in memory must not reach a disk by way of a core dump.
+fn no_core_dumps() {
+    let now = rustix::process::getrlimit(rustix::process::Resource::Core);
+    let none = rustix::process::Rlimit { current: Some(0), maximum: now.maximum };
+    // Where this is not possible nothing else is either; it is a second line of defence.
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
 }

@@ -1,1 +1,71 @@
-//! (module head)
+//! Blocking byte streams to a sink, whatever lies below: SSH of our own, the system's `ssh`, a process on this machine.
+
+mod child;
+mod ending;
+mod local;
+mod openssh;
+mod ssh;
+mod ssh_session;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub use ending::{Connection, Ending, Guard};
+pub use stream::{Activity, StreamReader, StreamWriter, stream};
+
+use crate::config::{Loaded, Place, Remote};
+use crate::keys;
+use crate::report::Outcome;
+use shared::card::SshKey;
+use shared::wire::Role;
+use std::io::{Read, Write};
+
+/// What is asked of a remote's shell; a forced command ignores it.
+const COMMAND: &str = "remote-sink serve";
+
+/// A connection: reading, writing, and what ends and explains it. Dropping `writer` tells the sink that no more comes.
+pub struct Pipe {
+    pub reader: Box<dyn Read + Send>,
+    pub writer: Box<dyn Write + Send>,
+    pub guard: Guard,
+}
+
+/// Opens a connection to a remote. What the sink then says is not yet read. Only a sink on this machine is told the
+/// `role`; elsewhere the key decides.
+pub fn open(loaded: &Loaded, remote: &Remote, role: Role) -> Outcome<Pipe> {
+    let timeout = loaded.config.limits.timeout();
+    let opened = loaded.place(remote).and_then(|place| match place {
+        Place::Ssh { user, host, port, identity_file, .. } => {
+            let key = keys::load_ssh_key(&identity_file)?;
+            ssh::open(&ssh::Target { user, host, port, pins: pins(&remote.host_key) }, key, timeout)
+        }
+        Place::SshHost { host, .. } => openssh::open(&openssh::Target::new(loaded, remote, host)?, timeout),
+        Place::Path { path, source } => local::open(&path, &source, role, timeout),
+    });
+    opened.map_err(|failure| failure.remote(&remote.name))
+}
+
+/// A host key that may be offered, and when it was pinned, where the configuration says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pin {
+    pub key: SshKey,
+    pub since: Option<String>,
+}
+
+/// What the date of a pinned host key begins with, in the comment of its line.
+pub const PINNED: &str = "pinned-";
+
+/// Host keys of the configuration: `ssh-ed25519 AAAA… [pinned-2026-11-21]`.
+pub fn pins(lines: &[String]) -> Vec<Pin> {
+    let pin = |line: &String| {
+        let since = line.split_ascii_whitespace().find_map(|word| word.strip_prefix(PINNED)).map(str::to_owned);
+        Some(Pin { key: SshKey::from_openssh(line)?, since })
+    };
+    lines.iter().filter_map(pin).collect()
+}
+
+/// The fingerprint of a key blob as OpenSSH shows it.
+pub fn fingerprint(blob: &[u8]) -> String {
+    use sha2::Digest;
+    format!("SHA256:{}", data_encoding::BASE64_NOPAD.encode(&sha2::Sha256::digest(blob)))
+}

@@ -1,0 +1,323 @@
+//! `remote-sink doctor`: what holds on this machine, and what does not.
+
+use super::{Context, account};
+use crate::authorized_keys::lint;
+use crate::cli::vault::Vault;
+use crate::report::{Failure, exit};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use shared::card::SshKey;
+use shared::id::SourceName;
+use shared::sys::{Clock, SystemClock, durable};
+use shared::text::{hex, printable};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+/// Check this machine, the vault and the doors to it
+///
+/// Changes nothing but a probe file that it removes again. Lines say ok, warn or FAIL.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 nothing failed (warnings may stand), 1 something failed.")]
+pub struct DoctorArgs {}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Grade {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// What was found about one thing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Finding {
+    grade: Grade,
+    what: &'static str,
+    said: String,
+}
+
+fn found(grade: Grade, what: &'static str, said: impl Into<String>) -> Finding {
+    Finding { grade, what, said: said.into() }
+}
+
+pub fn run(_args: &DoctorArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
+    let vault = Vault::open(context.global.root.as_deref())?;
+    let mut all = vec![kernel(), clock(), file_system(&vault)];
+    all.extend(permissions(&vault));
+    let (enrolled, broken) = vault.all()?;
+    all.extend(broken.into_iter().map(|failure| found(Grade::Fail, "enrolment", failure.message)));
+    all.push(vault_keys(&vault));
+    let known: Vec<(SourceName, SshKey)> =
+        enrolled.iter().map(|one| (one.name.clone(), one.enrolment.card.ssh().clone())).collect();
+    all.extend(this_account(&vault));
+    all.extend(authorized_keys(context.home.as_deref(), &vault, &known));
+    all.extend(sshd());
+    for finding in &all {
+        tell(finding, context)?;
+    }
+    Ok(if all.iter().any(|finding| finding.grade == Grade::Fail) { exit::FAILED } else { exit::OK })
+}
+
+fn tell(finding: &Finding, context: &mut Context<'_>) -> Result<(), Failure> {
+    let grade = match finding.grade {
+        Grade::Ok => "ok",
+        Grade::Warn => "warn",
+        Grade::Fail => "FAIL",
+    };
+    let said = printable(finding.said.as_bytes(), 1000);
+    if context.global.json {
+        return context.json(&serde_json::json!({
+            "message_type": "finding", "grade": grade.to_lowercase(), "what": finding.what, "message": said,
+        }));
+    }
+    if context.global.quiet && finding.grade == Grade::Ok {
+        return Ok(());
+    }
+    context.line(format!("{grade:<4}  {:<16}  {said}", finding.what))
+}
+
+fn kernel() -> Finding {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) if (major, minor) >= (5, 13) => {
+            found(Grade::Ok, "kernel", format!("Linux {release}"))
+        }
+        _ => found(
+            Grade::Warn,
+            "kernel",
+            format!("Linux {release}: 5.13 or newer is needed to confine sessions (Landlock)"),
+        ),
+    }
+}
+
+/// A clock that stands before this program was written is wrong.
+fn clock() -> Finding {
+    let now = SystemClock.now();
+    let shown = super::table::local(now);
+    if now < 1_767_225_600 {
+        return found(Grade::Fail, "clock", format!("{shown}: wrong; times of receipt would be too"));
+    }
+    let synchronized = Path::new("/run/systemd/timesync/synchronized").exists();
+    let note = if synchronized { "synchronized" } else { "whether it is synchronized cannot be seen from here" };
+    found(Grade::Ok, "clock", format!("{shown} ({note})"))
+}
+
+/// Does this file system do what every accepted object needs? Fails with the step that does not.
+///
+/// open(O_TMPFILE) · write · fsync · linkat · linkat again (must be refused) · fsync(directory) · unlink
+pub fn probe_file_system(dir: &Path) -> Result<(), Failure> {
+    let name = dir.join(format!(".tmp-probe-{}", hex(&shared::sys::random::<8>())));
+    let refused = |step: &str, e: io::Error| {
+        Failure::new("file-system", format!("{}: {step}: {e}", dir.display()))
+            .help("put the vault on ext4, xfs, btrfs or another local file system with O_TMPFILE and hard links")
+    };
+    let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+    let file = rustix::fs::open(dir, flags, Mode::from_raw_mode(0o600)).map_err(|e| refused("O_TMPFILE", e.into()))?;
+    let mut file = File::from(file);
+    file.write_all(b"probe").and_then(|()| file.sync_all()).map_err(|e| refused("write and fsync", e))?;
+    let from = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file.as_fd()));
+    let link = || rustix::fs::linkat(CWD, &from, CWD, &name, AtFlags::SYMLINK_FOLLOW);
+    link().map_err(|e| refused("linkat", e.into()))?;
+    let again = link();
+    let done = durable::sync_dir(dir);
+    fs::remove_file(&name).map_err(|e| refused("unlink of the probe file", e))?;
+    done.map_err(|e| refused("fsync of a directory", e))?;
+    match again {
+        Err(rustix::io::Errno::EXIST) => Ok(()),
+        _ => Err(refused("linkat", io::Error::other("it replaced an existing name"))),
+    }
+}
+
+fn file_system(vault: &Vault) -> Finding {
+    let root = vault.layout.root();
+    if let Err(failure) = probe_file_system(root) {
+        return found(Grade::Fail, "file system", failure.message);
+    }
+    let Ok(space) = rustix::fs::statvfs(root) else {
+        return found(Grade::Warn, "file system", "its free space cannot be seen");
+    };
+    let free = space.f_bavail.saturating_mul(space.f_frsize);
+    let said = format!("O_TMPFILE, linkat and fsync work; {} free", crate::config::iec(free));
+    if free < vault.config.min_free_bytes() {
+        return found(Grade::Fail, "file system", format!("{said}: less than min-free, nothing more is accepted"));
+    }
+    if space.f_favail > 0 && space.f_favail < 100_000 {
+        return found(Grade::Warn, "file system", format!("{said}; only {} inodes free", space.f_favail));
+    }
+    found(Grade::Ok, "file system", said)
+}
+
+fn permissions(vault: &Vault) -> Vec<Finding> {
+    let layout = &vault.layout;
+    let me = rustix::process::geteuid().as_raw();
+    let secret = [(layout.sink_key(), 0o077), (layout.listen_key(), 0o077)];
+    let open = [
+        (layout.root().to_owned(), 0o022),
+        (layout.sources(), 0o022),
+        (layout.operator(), 0o022),
+        (layout.config(), 0o022),
+    ];
+    let mut findings = Vec::new();
+    for (path, forbidden) in secret.into_iter().chain(open) {
+        match fs::metadata(&path) {
+            Err(e) => findings.push(found(Grade::Fail, "permissions", format!("{}: {e}", path.display()))),
+            Ok(meta) if meta.permissions().mode() & forbidden != 0 => {
+                let mode = meta.permissions().mode() & 0o7777;
+                findings.push(found(
+                    Grade::Fail,
+                    "permissions",
+                    format!("{} has mode {mode:o}: others could change or read it", path.display()),
+                ));
+            }
+            Ok(meta) if meta.uid() != me && me != 0 => {
+                findings.push(found(
+                    Grade::Warn,
+                    "permissions",
+                    format!("{} belongs to user {}, not to this account", path.display(), meta.uid()),
+                ));
+            }
+            Ok(_) => {}
+        }
+    }
+    if findings.is_empty() {
+        findings.push(found(Grade::Ok, "permissions", "keys are private, the vault is writable by its account alone"));
+    }
+    findings
+}
+
+fn vault_keys(vault: &Vault) -> Finding {
+    match vault.sink().and_then(|sink| vault.listen_key().map(|_| sink)) {
+        Ok(sink) => found(Grade::Ok, "keys", format!("sink key {}", shared::text::fingerprint_words(sink.as_bytes()))),
+        Err(failure) => found(Grade::Fail, "keys", failure.message),
+    }
+}
+
+/// The account that serves is the owner of the vault.
+fn this_account(vault: &Vault) -> Vec<Finding> {
+    let Some(account) = account::account() else {
+        return vec![found(Grade::Warn, "account", "not in /etc/passwd: its shell cannot be seen")];
+    };
+    let mut findings = Vec::new();
+    if rustix::process::geteuid().is_root() {
+        findings.push(found(
+            Grade::Warn,
+            "account",
+            "this is root: a session would run as root; serve from an account of its own",
+        ));
+    }
+    let shell = account.shell.rsplit('/').next().unwrap_or_default();
+    if ["nologin", "false"].contains(&shell) {
+        findings.push(found(
+            Grade::Fail,
+            "account",
+            format!(
+                "the shell of {} is {}: sshd runs forced commands through it; use /bin/sh (`listen` does not need it)",
+                account.name, account.shell
+            ),
+        ));
+    }
+    if let Some(why) = locked(&account.name) {
+        findings.push(found(Grade::Warn, "account", why));
+    }
+    if findings.is_empty() {
+        let shown = vault.layout.root().display();
+        findings.push(found(
+            Grade::Ok,
+            "account",
+            format!("{}, shell {}, serves {shown}", account.name, account.shell),
+        ));
+    }
+    findings
+}
+
+/// Only root can see the password field.
+fn locked(name: &str) -> Option<String> {
+    let shadow = fs::read_to_string("/etc/shadow").ok()?;
+    let field = shadow.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.split(':').next())?;
+    field.starts_with('!').then(|| {
+        format!("the password of {name} is locked with '!': without PAM sshd then refuses keys too; set it to '*' (usermod -p '*' {name})")
+    })
+}
+
+fn authorized_keys(home: Option<&Path>, vault: &Vault, known: &[(SourceName, SshKey)]) -> Vec<Finding> {
+    let Some(path) = home.map(|home| home.join(".ssh/authorized_keys")) else { return Vec::new() };
+    let text = match fs::read_to_string(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return vec![found(
+                Grade::Ok,
+                "authorized_keys",
+                format!("{} does not exist: only `listen` lets sources in", path.display()),
+            )];
+        }
+        Err(e) => return vec![found(Grade::Warn, "authorized_keys", format!("{}: {e}", path.display()))],
+        Ok(text) => text,
+    };
+    let findings = lint(&text, vault.layout.root(), known);
+    if findings.is_empty() {
+        return vec![found(
+            Grade::Ok,
+            "authorized_keys",
+            format!("{}: every line of a source has restrict and its command", path.display()),
+        )];
+    }
+    let say = |finding: crate::authorized_keys::Finding| {
+        found(Grade::Fail, "authorized_keys", format!("{} line {}: {}", path.display(), finding.line, finding.why))
+    };
+    findings.into_iter().map(say).collect()
+}
+
+/// What the main file says; included files and Match blocks need `sshd -T` as root.
+fn sshd() -> Vec<Finding> {
+    let Ok(text) = fs::read_to_string("/etc/ssh/sshd_config") else {
+        return vec![found(Grade::Ok, "sshd", "its configuration cannot be seen from here")];
+    };
+    let value = |key: &str| {
+        text.lines().map(str::trim).take_while(|line| !line.to_ascii_lowercase().starts_with("match ")).find_map(
+            |line| {
+                let (name, value) = line.split_once([' ', '\t', '='])?;
+                name.eq_ignore_ascii_case(key).then(|| value.trim().to_ascii_lowercase())
+            },
+        )
+    };
+    let mut findings = Vec::new();
+    if value("PubkeyAuthentication").as_deref() == Some("no") {
+        findings.push(found(Grade::Fail, "sshd", "PubkeyAuthentication no: no source can come in by sshd"));
+    }
+    if value("StrictModes").as_deref() == Some("no") {
+        findings.push(found(Grade::Warn, "sshd", "StrictModes no: sshd takes authorized_keys that others can write"));
+    }
+    if value("PermitUserEnvironment").is_some_and(|value| value != "no") {
+        findings.push(found(
+            Grade::Warn,
+            "sshd",
+            "PermitUserEnvironment is on: a line's environment= reaches the session",
+        ));
+    }
+    if value("ClientAliveInterval").is_none_or(|value| value == "0") {
+        findings.push(found(
+            Grade::Ok,
+            "sshd",
+            "no ClientAliveInterval: dead connections stay until the session's own idle timeout",
+        ));
+    }
+    if findings.is_empty() {
+        findings.push(found(Grade::Ok, "sshd", "nothing against it in /etc/ssh/sshd_config"));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_probe_passes_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        probe_file_system(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert_eq!(probe_file_system(&dir.path().join("missing")).unwrap_err().code, "file-system");
+    }
+}

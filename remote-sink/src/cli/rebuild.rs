@@ -1,0 +1,39 @@
+//! `remote-sink rebuild`: makes the ledgers again from the objects.
+
+use super::{Context, DONE, table};
+use crate::cli::vault::Vault;
+use crate::config::iec;
+use crate::ledger;
+use crate::report::Failure;
+use shared::wire::Role;
+
+/// Make the ledgers again from the stored objects
+///
+/// A ledger is a cache: nothing is lost when one is deleted, damaged or old.
+#[derive(Debug, clap::Args)]
+pub struct RebuildArgs {
+    /// Only these sources [default: all]
+    #[arg(value_name = "SOURCE")]
+    pub sources: Vec<String>,
+}
+
+pub fn run(args: &RebuildArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
+    let vault = Vault::open_to_change(context.global.root.as_deref())?;
+    for one in vault.choose(&args.sources)?.iter().filter(|one| one.enrolment.role == Role::Push) {
+        let totals = ledger::rebuild(vault.layout.root(), &one.name, one.enrolment.card.verify_key())?;
+        if context.global.json {
+            context.json(&serde_json::json!({
+                "message_type": "rebuilt", "source": one.name.as_str(),
+                "archives": totals.archives, "objects": totals.objects, "bytes": totals.bytes,
+            }))?;
+        } else {
+            let objects = table::grouped(totals.objects);
+            context.remark(format!(
+                "{}  ledger rebuilt: {objects} objects, {} charged",
+                one.name,
+                iec(totals.bytes)
+            ))?;
+        }
+    }
+    DONE
+}

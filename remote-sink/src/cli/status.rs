@@ -1,0 +1,226 @@
+//! `remote-sink status`: is every source still sending? For people, for cron, for Prometheus.
+
+use super::snapshots::{self, Snapshot};
+use super::{Context, table};
+use crate::cli::vault::{Enrolled, Vault};
+use crate::config::{Age, iec};
+use crate::report::{Failure, exit};
+use crate::serve::limits::charge;
+use crate::store::Shelf;
+use crate::store::layout::Layout;
+use shared::id::{SourceName, VerifyKey};
+use shared::sys::{Clock, SystemClock, durable};
+use shared::wire::Role;
+use std::fmt::Write;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Show per source: last snapshot, how many, bytes, quota
+///
+/// Checkpoints of unfinished runs do not count as snapshots here.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 every source is fresh, 1 one is too old, 3 one has no snapshot yet.")]
+pub struct StatusArgs {
+    /// Only these sources [default: all that are not revoked]
+    #[arg(value_name = "SOURCE")]
+    pub sources: Vec<String>,
+    /// Fail when a source's newest snapshot is older, for example 36h [default: [alerts] max-age in vault.toml]
+    #[arg(long, value_name = "AGE")]
+    pub max_age: Option<Age>,
+    /// Also write metrics for node_exporter's textfile collector [default: [metrics] textfile in vault.toml]
+    #[arg(long, value_name = "FILE")]
+    pub prometheus: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Freshness {
+    Fresh,
+    TooOld,
+    Unknown,
+}
+
+impl Freshness {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::TooOld => "TOO OLD",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What is known of one source.
+#[derive(Debug)]
+struct Line {
+    name: SourceName,
+    received: Option<i64>,
+    snapshots: u64,
+    objects: u64,
+    bytes: u64,
+    quota: Option<u64>,
+    freshness: Freshness,
+}
+
+pub fn run(args: &StatusArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
+    let vault = Vault::open(context.global.root.as_deref())?;
+    let sink = vault.sink()?;
+    let chosen = vault.choose(&args.sources)?;
+    let named = !args.sources.is_empty();
+    let sources = chosen.iter().filter(|one| one.enrolment.role == Role::Push && (named || !one.enrolment.revoked));
+    let now = SystemClock.now();
+    let oldest = oldest(args.max_age.or(vault.config.alerts.max_age), now);
+    let lines = sources.map(|one| line(&vault, one, &sink, oldest)).collect::<Result<Vec<_>, _>>()?;
+    if let Some(path) = args.prometheus.as_ref().or(vault.config.metrics.textfile.as_ref()) {
+        durable::replace(path, metrics(&lines).as_bytes(), durable::PUBLIC)
+            .map_err(|e| Failure::io("write", path, &e))?;
+    }
+    tell(&lines, now, context)?;
+    let has = |freshness| lines.iter().any(|line| line.freshness == freshness);
+    Ok(match () {
+        () if has(Freshness::TooOld) => exit::FAILED,
+        () if has(Freshness::Unknown) => exit::UNKNOWN,
+        () => exit::OK,
+    })
+}
+
+/// The oldest time of receipt that is still fresh.
+fn oldest(max_age: Option<Age>, now: i64) -> Option<i64> {
+    let now = jiff::Timestamp::from_second(now).ok()?;
+    max_age.map(|age| age.before(now).as_second())
+}
+
+fn line(vault: &Vault, one: &Enrolled, sink: &VerifyKey, oldest: Option<i64>) -> Result<Line, Failure> {
+    // Sessions leave records; taking them into the ledger keeps the start of the next session short. It is a cache, and
+    // whoever watches may not be allowed to write it.
+    let _ = crate::ledger::fold(vault.layout.root(), &one.name, one.enrolment.card.verify_key(), sink);
+    let all = snapshots::of_source(&vault.layout, one, sink)?;
+    let counts = |snapshot: &&Snapshot| snapshot.head.as_ref().is_some_and(|head| !head.is_checkpoint());
+    let received = all.iter().filter(counts).filter_map(|snapshot| snapshot.received).max();
+    let (objects, bytes) = usage(&vault.layout, &one.name)?;
+    let freshness = match (received, oldest) {
+        (None, _) => Freshness::Unknown,
+        (Some(received), Some(oldest)) if received < oldest => Freshness::TooOld,
+        _ => Freshness::Fresh,
+    };
+    let snapshots = all.iter().filter(counts).count() as u64;
+    let quota = super::sources::quota(one, vault);
+    Ok(Line { name: one.name.clone(), received, snapshots, objects, bytes, quota, freshness })
+}
+
+/// Objects and the bytes that they are charged, counted from the files themselves.
+fn usage(layout: &Layout, name: &SourceName) -> Result<(u64, u64), Failure> {
+    let (mut objects, mut bytes) = (0, 0);
+    for shelf in Shelf::OF_SOURCE {
+        let dir = layout.shelf(name, shelf);
+        count(&dir, shelf.is_split(), &mut objects, &mut bytes).map_err(|e| Failure::io("count", &dir, &e))?;
+    }
+    Ok((objects, bytes))
+}
+
+fn count(dir: &Path, split: bool, objects: &mut u64, bytes: &mut u64) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let meta = match entry.metadata() {
+            // Removed between the listing and the look.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            meta => meta?,
+        };
+        if meta.is_dir() && split {
+            count(&entry.path(), false, objects, bytes)?;
+        } else if meta.is_file() {
+            *objects += 1;
+            *bytes += charge(meta.len());
+        }
+    }
+    Ok(())
+}
+
+fn tell(lines: &[Line], now: i64, context: &mut Context<'_>) -> Result<(), Failure> {
+    if context.global.json {
+        return lines.iter().try_for_each(|line| context.json(&json(line)));
+    }
+    let shown: Vec<&Line> =
+        lines.iter().filter(|line| !context.global.quiet || line.freshness != Freshness::Fresh).collect();
+    if lines.is_empty() {
+        return context.remark("No source is enrolled.");
+    }
+    if shown.is_empty() {
+        return Ok(());
+    }
+    let titles = ["Source", "State", "Last snapshot", "", "Snapshots", "Objects", "Used", "Quota"];
+    let rows: Vec<Vec<String>> =
+        [titles.map(str::to_owned).to_vec()].into_iter().chain(shown.into_iter().map(|line| row(line, now))).collect();
+    table::columns(&rows).into_iter().try_for_each(|line| context.line(line))
+}
+
+fn row(line: &Line, now: i64) -> Vec<String> {
+    vec![
+        line.name.to_string(),
+        line.freshness.as_str().into(),
+        line.received.map_or_else(|| "never".into(), table::local),
+        line.received.map(|received| table::ago(now.saturating_sub(received))).unwrap_or_default(),
+        table::grouped(line.snapshots),
+        table::grouped(line.objects),
+        iec(line.bytes),
+        line.quota.map_or_else(|| "none".into(), iec),
+    ]
+}
+
+fn json(line: &Line) -> serde_json::Value {
+    serde_json::json!({
+        "message_type": "status",
+        "source": line.name.as_str(),
+        "state": line.freshness.as_str().to_lowercase(),
+        "last_received": line.received.and_then(table::utc),
+        "snapshots": line.snapshots,
+        "objects": line.objects,
+        "bytes": line.bytes,
+        "quota": line.quota,
+    })
+}
+
+/// Text format of Prometheus, without time stamps: the collector refuses them. Names need no escaping.
+fn metrics(lines: &[Line]) -> String {
+    type Value = fn(&Line) -> Option<i128>;
+    const ALL: [(&str, &str, Value); 5] = [
+        ("last_received_timestamp_seconds", "When the newest snapshot was received.", |l| l.received.map(i128::from)),
+        ("snapshots", "Snapshots held.", |l| Some(l.snapshots.into())),
+        ("objects", "Objects held.", |l| Some(l.objects.into())),
+        ("used_bytes", "Bytes charged to the source.", |l| Some(l.bytes.into())),
+        ("quota_bytes", "Bytes that the source may use.", |l| l.quota.map(i128::from)),
+    ];
+    let mut out = String::new();
+    let mut put = |text: std::fmt::Arguments<'_>| out.write_fmt(text).unwrap_or_default();
+    for (name, help, value) in ALL {
+        put(format_args!("# HELP remote_sink_{name} {help}\n# TYPE remote_sink_{name} gauge\n"));
+        for line in lines {
+            if let Some(value) = value(line) {
+                put(format_args!("remote_sink_{name}{{source=\"{}\"}} {value}\n", line.name));
+            }
+        }
+    }
+    put(format_args!("# HELP remote_sink_build_info Version.\n# TYPE remote_sink_build_info gauge\n"));
+    put(format_args!("remote_sink_build_info{{version=\"{}\"}} 1\n", env!("CARGO_PKG_VERSION")));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_have_no_value_for_what_is_unknown() {
+        let line = Line {
+            name: "web1".parse().unwrap(),
+            received: None,
+            snapshots: 0,
+            objects: 3,
+            bytes: 12_288,
+            quota: Some(1 << 30),
+            freshness: Freshness::Unknown,
+        };
+        let text = metrics(&[line]);
+        assert!(text.contains("remote_sink_quota_bytes{source=\"web1\"} 1073741824\n"), "{text}");
+        assert!(!text.contains("last_received_timestamp_seconds{"), "{text}");
+    }
+}

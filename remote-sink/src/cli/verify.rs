@@ -1,0 +1,223 @@
+//! `remote-sink verify`: reads everything again and judges it against signatures and hashes; needs no key.
+
+use super::{Context, table};
+use crate::cli::vault::Vault;
+use crate::config::{Age, Size, iec};
+use crate::ledger::Ledger;
+use crate::report::{Failure, exit};
+use crate::verify::{Finding, Report, SourceReport, VerifyOptions, verify_observed};
+use shared::sys::{Clock, SystemClock};
+use shared::text::printable;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+/// Findings that are listed one by one.
+const SHOWN_MAX: usize = 50;
+
+/// Read stored data again and check signatures, chains and hashes
+///
+/// Needs no key and changes nothing. What is damaged is named; the source's next backup sends it again.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 all is well, 13 something is damaged or missing, 1 it could not be read.")]
+pub struct VerifyArgs {
+    /// Only these sources [default: all]
+    #[arg(value_name = "SOURCE")]
+    pub sources: Vec<String>,
+    /// Skip data that was read and found good more recently
+    #[arg(long, value_name = "AGE")]
+    pub older_than: Option<Age>,
+    /// Read only this share of the data, chosen by chance; heads and signatures are all checked
+    #[arg(long, value_name = "SHARE")]
+    pub sample: Option<Sample>,
+    /// Read no faster than this per second [default: [verify] limit-read in vault.toml, else no limit]
+    #[arg(long, value_name = "SIZE")]
+    pub limit_read: Option<Size>,
+}
+
+/// A share of more than nothing: `10%`, `0.5%`.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample(f64);
+
+impl FromStr for Sample {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.strip_suffix('%').and_then(|number| number.parse::<f64>().ok());
+        number
+            .filter(|percent| *percent > 0.0 && *percent <= 100.0)
+            .map(Self)
+            .ok_or_else(|| "write a share above 0% and up to 100%, for example 10%".into())
+    }
+}
+
+pub fn run(args: &VerifyArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
+    let vault = Vault::open(context.global.root.as_deref())?;
+    let chosen = vault.choose(&args.sources)?;
+    let limit_read = args.limit_read.or(vault.config.verify.limit_read).map(Size::bytes);
+    let options = VerifyOptions {
+        // Nothing named: all of them and the owners' objects.
+        sources: if args.sources.is_empty() { Vec::new() } else { chosen.iter().map(|one| one.name.clone()).collect() },
+        sample_percent: args.sample.map(|sample| sample.0),
+        limit_read,
+        older_than: args.older_than.map(|age| i64::try_from(age.seconds()).unwrap_or(i64::MAX)),
+    };
+    let started = Instant::now();
+    let began = SystemClock.now();
+    let progress = Progress::new(&context.global);
+    let report = verify_observed(vault.layout.root(), &options, &SystemClock, &|bytes| progress.read(bytes))?;
+    progress.end();
+    for source in &report.sources {
+        remember(&vault, source, began, context);
+    }
+    tell(&report, started.elapsed(), context)?;
+    Ok(if report.is_ok() { exit::OK } else { exit::DAMAGE })
+}
+
+/// What was read, on a terminal.
+struct Progress(indicatif::ProgressBar);
+
+impl Progress {
+    fn new(global: &super::Global) -> Self {
+        let bar = if global.quiet || global.json {
+            indicatif::ProgressBar::hidden()
+        } else {
+            indicatif::ProgressBar::no_length()
+        };
+        let style =
+            indicatif::ProgressStyle::with_template("read {binary_bytes}  {binary_bytes_per_sec}  {elapsed_precise}");
+        // The bar hides itself where standard error is no terminal.
+        Self(style.map(|style| bar.clone().with_style(style)).unwrap_or(bar))
+    }
+    fn read(&self, bytes: u64) {
+        self.0.inc(bytes);
+    }
+    fn end(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Notes in the ledger what was read and found good, for `--older-than`. The ledger is a cache: without it the next
+/// run reads more.
+fn remember(vault: &Vault, source: &SourceReport, began: i64, context: &Context<'_>) {
+    let Ok(name) = source.name.parse() else { return };
+    let noted =
+        Ledger::open(&vault.layout.ledger(&name)).and_then(|mut ledger| ledger.mark_verified(&source.verified, began));
+    if let Err(e) = noted {
+        context.warn(format!("{name}: {e}; what was read is not remembered"));
+    }
+}
+
+fn tell(report: &Report, took: Duration, context: &mut Context<'_>) -> Result<(), Failure> {
+    for source in &report.sources {
+        if context.global.json {
+            context.json(&json(source))?;
+        } else if source.is_ok() {
+            context.remark(line(source, took))?;
+        } else {
+            context.line(line(source, took))?;
+            findings(&source.damage, source.damage_total, context)?;
+        }
+        notes(source, context)?;
+    }
+    for owner in &report.owners {
+        let damaged = owner.damage.len() as u64;
+        let shown =
+            format!("owner {}  {} objects: {damaged} damaged", owner.owner.short(), table::grouped(owner.objects));
+        if context.global.json {
+            let damage: Vec<_> = owner.damage.iter().map(finding_json).collect();
+            let key = owner.owner.to_string();
+            context.json(&serde_json::json!({
+                "message_type": "verified_owner", "owner": key, "objects": owner.objects, "damage": damage,
+            }))?;
+        } else if damaged > 0 {
+            context.line(shown)?;
+            findings(&owner.damage, damaged, context)?;
+        } else {
+            context.remark(shown)?;
+        }
+    }
+    if report.sources.is_empty() {
+        context.remark("No source is enrolled.")?;
+    }
+    Ok(())
+}
+
+/// What is no damage and should be known all the same.
+fn notes(source: &SourceReport, context: &mut Context<'_>) -> Result<(), Failure> {
+    if !source.snapshots_damaged.is_empty() {
+        context.remark(format!(
+            "  {} snapshot(s) cannot be restored whole; the source's next backup sends again what it still has",
+            source.snapshots_damaged.len()
+        ))?;
+    }
+    if source.without_receipt > 0 {
+        let count = source.without_receipt;
+        context.remark(format!("  {count} head(s) without a receipt: interrupted, the next session repairs them"))?;
+    }
+    if source.archives_read < source.archives {
+        let (read, all) = (table::grouped(source.archives_read), table::grouped(source.archives));
+        context.remark(format!("  data of {read} of {all} archives read; the others left out by sample or age"))?;
+    }
+    if source.unknown_total > 0 {
+        let first = source.unknown.first().map(|path| printable(path.as_bytes(), 200)).unwrap_or_default();
+        context.remark(format!("  {} file(s) that are no objects, the first: {first}", source.unknown_total))?;
+    }
+    Ok(())
+}
+
+/// `web1  31 snapshots: signatures 31 ok, chain unbroken   data 214,113 objects, 88.1 GiB: 0 damaged   09:12`
+fn line(source: &SourceReport, took: Duration) -> String {
+    let chain = match source.chain_broken {
+        0 => "chain unbroken".into(),
+        count => format!("{count} chain(s) BROKEN"),
+    };
+    let seconds = took.as_secs();
+    format!(
+        "{}  {} snapshots: signatures {} ok, {chain}   data {} objects, {}: {} damaged   {:02}:{:02}",
+        printable(source.name.as_bytes(), 64),
+        table::grouped(source.snapshots),
+        table::grouped(source.signatures_ok),
+        table::grouped(source.objects),
+        iec(source.bytes),
+        table::grouped(source.damage_total),
+        seconds / 60,
+        seconds % 60
+    )
+}
+
+fn findings(damage: &[Finding], total: u64, context: &mut Context<'_>) -> Result<(), Failure> {
+    for finding in damage.iter().take(SHOWN_MAX) {
+        let path = printable(finding.path.as_bytes(), 300);
+        let needs = finding.snapshots.first().map(|_| format!("  (needed by {} snapshots)", finding.snapshots.len()));
+        context.line(format!("  {path}: {}{}", printable(finding.what.as_bytes(), 300), needs.unwrap_or_default()))?;
+    }
+    let more = total.saturating_sub(damage.len().min(SHOWN_MAX) as u64);
+    if more > 0 {
+        context.line(format!("  ... and {more} more"))?;
+    }
+    Ok(())
+}
+
+fn finding_json(finding: &Finding) -> serde_json::Value {
+    let snapshots: Vec<_> =
+        finding.snapshots.iter().map(|(lineage, sequence)| format!("{lineage}-{sequence}")).collect();
+    serde_json::json!({ "path": finding.path, "what": finding.what, "snapshots": snapshots })
+}
+
+fn json(source: &SourceReport) -> serde_json::Value {
+    serde_json::json!({
+        "message_type": "verified",
+        "source": source.name,
+        "snapshots": source.snapshots,
+        "signatures_ok": source.signatures_ok,
+        "chain_broken": source.chain_broken,
+        "without_receipt": source.without_receipt,
+        "snapshots_damaged": source.snapshots_damaged.len(),
+        "objects": source.objects,
+        "bytes": source.bytes,
+        "damaged": source.damage_total,
+        "damage": source.damage.iter().map(finding_json).collect::<Vec<_>>(),
+        "unknown": source.unknown_total,
+        "archives": source.archives,
+        "archives_read": source.archives_read,
+    })
+}

@@ -1,0 +1,356 @@
+//! Content: each wanted block is fetched once in storage order, checked and opened on worker threads, and its chunks
+//! are written where the plan wants them. What fails is sought elsewhere, in further rounds.
+
+use crate::crypto::secret::ChunkNamer;
+use crate::progress::Progress;
+use crate::report::{Exit, Failure, Outcome};
+use crate::restore::findings::Findings;
+use crate::restore::objects::{Got, PartsWanted, tampered};
+use crate::restore::open::is_chunk;
+use crate::restore::plan::{Plan, Want};
+use crate::restore::reader::{OpenArchive, Reader, open_block};
+use crate::restore::report::LostList;
+use crate::restore::write::Target;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+use shared::id::{ArchiveNumber, ChunkId};
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// Archives whose parts are asked for at once.
+const ARCHIVES_AHEAD: usize = 4;
+/// Wants that are taken from the plan at once.
+const WANTS_AT_ONCE: u32 = 4096;
+/// Failed wants that are looked at in one go.
+const FAILED_AT_ONCE: u32 = 4096;
+/// A chunk is sought in so many places at most.
+const ROUNDS_MAX: u32 = 70;
+/// Worker threads at most: each holds up to three blocks of 8 MiB.
+const WORKERS_MAX: usize = 8;
+
+/// A block as it came.
+struct Job {
+    open: Arc<OpenArchive>,
+    block: u32,
+    sealed: Vec<u8>,
+}
+
+/// What all threads of the stage share.
+struct Stage<'s> {
+    plan: &'s Mutex<Plan>,
+    target: &'s Target,
+    namer: ChunkNamer,
+    base: &'s [u8],
+    lost: &'s LostList,
+    progress: &'s Progress,
+    round: u32,
+    findings: Mutex<Findings>,
+    /// Ends the restore: a full disk, a broken temporary database.
+    fatal: Mutex<Option<Failure>>,
+}
+
+/// Writes all content that the plan wants; files for which that is impossible are marked lost.
+pub fn write_content(
+    reader: &mut Reader<'_>,
+    plan: &Mutex<Plan>,
+    target: &Target,
+    base: &[u8],
+    lost: &LostList,
+    progress: &Progress,
+) -> Outcome<()> {
+    plan.lock().ready()?;
+    for round in 0..ROUNDS_MAX {
+        let stage = Stage {
+            plan,
+            target,
+            namer: reader.namer.clone(),
+            base,
+            lost,
+            progress,
+            round,
+            findings: Mutex::new(Findings::default()),
+            fatal: Mutex::new(None),
+        };
+        let done = stage.run(reader);
+        let Stage { findings, fatal, .. } = stage;
+        reader.findings.append(findings.into_inner());
+        if let Some(failure) = fatal.into_inner() {
+            return Err(failure);
+        }
+        done?;
+        if !relocate(reader, plan, base, lost, round + 1)? {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Gives each failed want the next place to try; a file with a want that has none is lost. Says whether there is
+/// another round.
+fn relocate(reader: &mut Reader<'_>, plan: &Mutex<Plan>, base: &[u8], lost: &LostList, round: u32) -> Outcome<bool> {
+    let mut again = false;
+    loop {
+        let failed = plan.lock().take_failed(FAILED_AT_ONCE)?;
+        if failed.is_empty() {
+            return Ok(again);
+        }
+        for (want, chunk, file) in failed {
+            crate::cli::check_interrupted()?;
+            plan.lock().try_once(&chunk.id, (chunk.archive.get(), chunk.block))?;
+            let mut places = reader.near(&chunk)?;
+            places.extend(reader.everywhere(&chunk.id)?);
+            let mut next = None;
+            for place in places {
+                if round < ROUNDS_MAX && !plan.lock().was_tried(&chunk.id, place)? {
+                    next = Some(place);
+                    break;
+                }
+            }
+            match next {
+                Some(place) => {
+                    plan.lock().move_want(want, place, round)?;
+                    again = true;
+                }
+                None => lose(&mut plan.lock(), file, base, lost, &lost_chunk(&chunk.id, chunk.archive, chunk.block))?,
+            }
+        }
+    }
+}
+
+fn lost_chunk(id: &ChunkId, archive: ArchiveNumber, block: u32) -> Failure {
+    let place = format!("archive {archive}, block {block}");
+    tampered("chunk", format!("chunk {} cannot be had whole (last sought in {place})", id.short()))
+}
+
+/// Marks a file lost, once.
+pub fn lose(plan: &mut Plan, file: i64, base: &[u8], lost: &LostList, failure: &Failure) -> Outcome<()> {
+    if plan.set_lost(file)?
+        && let Some(row) = plan.file(file)?
+    {
+        let dir = plan.path(row.dir)?;
+        let mut path = base.to_vec();
+        for part in [&dir[..], &row.entry.name[..]] {
+            if !part.is_empty() {
+                path.push(b'/');
+                path.extend_from_slice(part);
+            }
+        }
+        lost.add(path, failure);
+    }
+    Ok(())
+}
+
+impl Stage<'_> {
+    /// One pass over the wanted archives in storage order.
+    fn run(&self, reader: &mut Reader<'_>) -> Outcome<()> {
+        let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, WORKERS_MAX);
+        let (sender, receiver) = bounded::<Job>(workers + 2);
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                let receiver = receiver.clone();
+                scope.spawn(move || self.work(&receiver));
+            }
+            drop(receiver);
+            self.fetch(reader, &sender)
+        })
+    }
+
+    fn fetch(&self, reader: &mut Reader<'_>, jobs: &Sender<Job>) -> Outcome<()> {
+        let mut from = 0;
+        loop {
+            let mut batch = Vec::new();
+            while batch.len() < ARCHIVES_AHEAD {
+                let Some(number) = self.plan.lock().next_archive(self.round, from)? else { break };
+                from = number.get() + 1;
+                if let Some(wanted) = self.prepare(reader, number)? {
+                    batch.push(wanted);
+                }
+            }
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.fetch_batch(reader, jobs, batch)?;
+        }
+    }
+
+    /// The blocks to fetch of an archive. Wants of others fail at once: the snapshot does not say that they are there.
+    fn prepare(&self, reader: &mut Reader<'_>, number: ArchiveNumber) -> Outcome<Option<(Arc<OpenArchive>, Vec<u32>)>> {
+        let blocks = self.plan.lock().blocks(self.round, number)?;
+        let open = reader.archive(number)?;
+        // An archive that only substitutes name is in no page: all of its blocks may be there.
+        let entry = reader.pages.entry(reader.sink, number)?;
+        let mut wanted = Vec::new();
+        for block in blocks {
+            let live = entry.as_ref().is_none_or(|entry| entry.is_live(block) || self.round > 0);
+            match &open {
+                Some(open) if live && block < open.archive.index.blocks() => wanted.push(block),
+                _ => self.fail_block(number, block)?,
+            }
+        }
+        Ok(open.filter(|_| !wanted.is_empty()).map(|open| (open, wanted)))
+    }
+
+    fn fetch_batch(
+        &self,
+        reader: &mut Reader<'_>,
+        jobs: &Sender<Job>,
+        batch: Vec<(Arc<OpenArchive>, Vec<u32>)>,
+    ) -> Outcome<()> {
+        let mut missing: BTreeSet<(usize, u32)> = BTreeSet::new();
+        for (at, (_, blocks)) in batch.iter().enumerate() {
+            missing.extend(blocks.iter().map(|block| (at, *block)));
+        }
+        let wanted: Vec<PartsWanted> = batch
+            .iter()
+            .map(|(open, blocks)| PartsWanted { archive: Arc::clone(&open.archive), parts: blocks.clone() })
+            .collect();
+        reader.sink.parts(&wanted, &mut |at, got| match got {
+            Got::Part(block, sealed) => {
+                let known = missing.remove(&(at, block));
+                match batch.get(at) {
+                    Some((open, _)) if known => self.send(jobs, Job { open: Arc::clone(open), block, sealed }),
+                    _ => Ok(()),
+                }
+            }
+            Got::Ended(_) => self.check_fatal(),
+        })?;
+        // What a sink refused as a whole is asked for one by one.
+        for (at, block) in missing {
+            let Some((open, _)) = batch.get(at) else { continue };
+            self.fetch_one(reader, jobs, open, block)?;
+        }
+        Ok(())
+    }
+
+    fn fetch_one(
+        &self,
+        reader: &mut Reader<'_>,
+        jobs: &Sender<Job>,
+        open: &Arc<OpenArchive>,
+        block: u32,
+    ) -> Outcome<()> {
+        let number = open.archive.name.number;
+        let wanted = [PartsWanted { archive: Arc::clone(&open.archive), parts: vec![block] }];
+        let mut came = false;
+        let mut why = None;
+        reader.sink.parts(&wanted, &mut |_, got| match got {
+            Got::Part(_, sealed) => {
+                came = true;
+                self.send(jobs, Job { open: Arc::clone(open), block, sealed })
+            }
+            Got::Ended(failure) => {
+                why = Some(failure);
+                self.check_fatal()
+            }
+        })?;
+        if !came {
+            let failure = why.unwrap_or_else(|| tampered("part", "the sink did not send it"));
+            self.findings.lock().block(number, block, failure);
+            self.fail_block(number, block)?;
+        }
+        Ok(())
+    }
+
+    fn check_fatal(&self) -> Outcome<()> {
+        crate::cli::check_interrupted()?;
+        match self.fatal.lock().as_ref() {
+            // The failure itself is taken at the end; this one only ends the fetching.
+            Some(failure) => Err(Failure::new(failure.code, failure.exit, failure.message.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn send(&self, jobs: &Sender<Job>, job: Job) -> Outcome<()> {
+        self.check_fatal()?;
+        jobs.send(job).map_err(|_| Failure::new("internal", Exit::Failed, "the writing threads ended"))
+    }
+
+    /// All wants of a block have failed.
+    fn fail_block(&self, number: ArchiveNumber, block: u32) -> Outcome<()> {
+        let mut after = 0;
+        loop {
+            let plan = self.plan.lock();
+            let wants = plan.wants(self.round, (number, block), after, WANTS_AT_ONCE)?;
+            let Some(last) = wants.last() else { return Ok(()) };
+            after = last.row;
+            let rows: Vec<i64> = wants.iter().map(|want| want.row).collect();
+            plan.fail(&rows)?;
+        }
+    }
+
+    fn work(&self, jobs: &Receiver<Job>) {
+        for job in jobs.iter() {
+            if self.fatal.lock().is_some() {
+                continue;
+            }
+            if let Err(failure) = self.job(job) {
+                self.fatal.lock().get_or_insert(failure);
+            }
+        }
+    }
+
+    /// Checks, opens and writes one block. An `Err` ends the restore.
+    fn job(&self, job: Job) -> Outcome<()> {
+        let Job { open, block, sealed } = job;
+        let number = open.archive.name.number;
+        let opened = match open_block(&open, block, sealed) {
+            Ok(opened) => opened,
+            Err(failure) => {
+                self.findings.lock().block(number, block, failure);
+                return self.fail_block(number, block);
+            }
+        };
+        let mut fits: HashMap<ChunkId, bool> = HashMap::new();
+        let mut after = 0;
+        loop {
+            let wants = self.plan.lock().wants(self.round, (number, block), after, WANTS_AT_ONCE)?;
+            let Some(last) = wants.last() else { return Ok(()) };
+            after = last.row;
+            let mut failed = Vec::new();
+            for want in &wants {
+                let content = opened.get(&want.chunk).filter(|content| content.len() == want.bytes as usize);
+                // A chunk that is not here was moved: the hint is old. That is no finding.
+                let Some(content) = content else {
+                    failed.push(want.row);
+                    continue;
+                };
+                if !*fits.entry(want.chunk).or_insert_with(|| is_chunk(&self.namer, &want.chunk, content)) {
+                    self.findings.lock().poisoned(&want.chunk, number, block);
+                    failed.push(want.row);
+                    continue;
+                }
+                self.write(want, content)?;
+            }
+            self.plan.lock().fail(&failed)?;
+        }
+    }
+
+    fn write(&self, want: &Want, content: &[u8]) -> Outcome<()> {
+        let dir = self.target.dir(&self.plan.lock(), want.dir)?;
+        let written = self
+            .target
+            .file(dir.as_fd(), want.file, want.file_bytes)
+            .and_then(|file| file.write_all_at(content, want.offset));
+        match written {
+            Ok(()) => {
+                self.progress.add(content.len() as u64);
+                Ok(())
+            }
+            Err(error) => local_failure(&error, "write a file of the target")
+                .map_or_else(Err, |failure| lose(&mut self.plan.lock(), want.file, self.base, self.lost, &failure)),
+        }
+    }
+}
+
+/// A failure of this machine about one file; `Err` if it will meet every other file too.
+pub fn local_failure(error: &io::Error, what: &str) -> Result<Failure, Failure> {
+    let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    let exit = if full { Exit::Full } else { Exit::Failed };
+    let failure = Failure::new("io", exit, format!("cannot {what}: {error}"));
+    let everywhere =
+        full || matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem) || error.raw_os_error() == Some(5);
+    if everywhere { Err(failure.help("make room, or choose another target, and restore again")) } else { Ok(failure) }
+}

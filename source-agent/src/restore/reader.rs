@@ -1,0 +1,444 @@
+//! One snapshot, opened: chunks by reference, each checked on its way (docs/format.md, section 18). Bounded memory.
+//!
+//! A chunk is sought where its hint says, in substitutes of that block, then in every archive that the snapshot
+//! names. Every candidate is tried; what does not fit is a finding.
+
+use crate::crypto::identity::Identity;
+use crate::crypto::secret::{ChunkNamer, IndexSecret, SessionSecret, SourceSecret};
+use crate::owner::TrustedSource;
+use crate::report::{Failure, Outcome};
+use crate::restore::everywhere::Everywhere;
+use crate::restore::findings::Findings;
+use crate::restore::lru::Lru;
+use crate::restore::objects::{ArchiveName, Got, Objects, PartsWanted, is_lost, tampered};
+use crate::restore::open;
+use crate::restore::pages::Pages;
+use crate::restore::substitutes::Substitutes;
+use crate::restore::verify::{self, Archive};
+use crate::tree::{ChunkRef, ChunkTable, Root};
+use shared::format::{Body, Envelope, Head, Wrap};
+use shared::id::{ArchiveId, ArchiveNumber, ChunkId, SessionId};
+use shared::signature::{Plain, Signed, Verified};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Bytes of opened blocks that are kept.
+const BLOCK_CACHE_BYTES: usize = 96 << 20;
+/// Bytes of indexes and chunk tables that are kept.
+const ARCHIVE_CACHE_BYTES: usize = 64 << 20;
+/// Failed archives and blocks that are remembered, so that they are not fetched for each chunk.
+const FAILED_MAX: usize = 100_000;
+
+/// An archive that was checked, with its chunk table and its session's secret.
+pub struct OpenArchive {
+    pub archive: Arc<Archive>,
+    pub secret: Arc<SessionSecret>,
+    pub table: ChunkTable,
+}
+
+/// An opened block and where its chunks lie in it.
+pub struct Block {
+    content: Vec<u8>,
+    chunks: HashMap<ChunkId, (usize, usize)>,
+}
+
+impl Block {
+    /// F-22 is the caller's to check.
+    pub fn get(&self, id: &ChunkId) -> Option<&[u8]> {
+        let (at, bytes) = self.chunks.get(id)?;
+        self.content.get(*at..at + bytes)
+    }
+    pub fn chunks(&self) -> impl Iterator<Item = (&ChunkId, &[u8])> {
+        self.chunks.iter().filter_map(|(id, (at, bytes))| Some((id, self.content.get(*at..at + bytes)?)))
+    }
+}
+
+/// Checks and opens a part that came as block `number` of an archive. Pure: may run on any thread.
+pub fn open_block(open: &OpenArchive, number: u32, sealed: Vec<u8>) -> Outcome<Block> {
+    let checked = verify::part(&open.archive, number, sealed)?;
+    let content = open::block(&open.archive, &open.secret, checked)?;
+    let offsets = open::offsets(&open.table, number, content.len()).ok_or_else(|| {
+        let name = open.archive.name.number;
+        tampered("chunk-table", format!("archive {name}, block {number}: its chunks do not add up to its content"))
+    })?;
+    let chunks = offsets.into_iter().map(|(id, at, bytes)| (id, (at, bytes))).collect();
+    Ok(Block { content, chunks })
+}
+
+/// Secrets of sessions, opened once each.
+struct Keys<'a> {
+    identity: &'a Identity,
+    sessions: HashMap<SessionId, Arc<SessionSecret>>,
+    /// Wraps that the owner added later; read when an envelope does not fit the identity.
+    later: Option<HashMap<SessionId, Vec<Verified<Wrap>>>>,
+}
+
+/// A snapshot, ready to be read.
+pub struct Reader<'a> {
+    pub sink: &'a mut dyn Objects,
+    pub source: &'a TrustedSource,
+    pub head: Verified<Head>,
+    pub root: Root,
+    pub pages: Pages,
+    pub findings: Findings,
+    pub namer: ChunkNamer,
+    secret: SourceSecret,
+    index_secret: IndexSecret,
+    keys: Keys<'a>,
+    archives: Lru<u64, Arc<OpenArchive>>,
+    blocks: Lru<(u64, u32), Arc<Block>>,
+    failed_archives: HashMap<u64, String>,
+    failed_blocks: HashMap<(u64, u32), String>,
+    substitutes: Option<Substitutes>,
+    everywhere: Option<Everywhere>,
+    /// Sealed bytes of neighbours that are fetched along with a block.
+    pub read_ahead: u64,
+}
+
+/// The body of a head, checked.
+pub fn fetch_body(sink: &mut dyn Objects, head: &Head) -> Outcome<Plain<Body>> {
+    let bytes = sink.body(&head.source, &head.body)?;
+    verify::body(&bytes, &head.body).map_err(|e| e.remote(sink.remote()))
+}
+
+fn fetch_envelope(sink: &mut dyn Objects, source: &TrustedSource, head: &Head) -> Outcome<Verified<Envelope>> {
+    let bytes = sink.envelope(&head.source, &head.session)?;
+    let signed = Signed::<Envelope>::parse(&bytes)
+        .map_err(|e| tampered("envelope", format!("envelope {}: {e}", head.session.short())).remote(sink.remote()))?;
+    verify::envelope(signed, &head.session, &head.source, &head.lineage, source.key())
+        .map_err(|e| e.remote(sink.remote()))
+}
+
+impl<'a> Keys<'a> {
+    fn open(
+        &mut self,
+        sink: &mut dyn Objects,
+        source: &TrustedSource,
+        id: &SessionId,
+        envelope: &Verified<Envelope>,
+    ) -> Outcome<(SessionSecret, SourceSecret)> {
+        let identity = self.identity;
+        match open::session(envelope, id, identity) {
+            Err(e) if e.exit == crate::report::Exit::Identity => {
+                let later = self.later(sink, source, envelope)?;
+                let wraps = later.get(id).map_or(&[][..], Vec::as_slice);
+                wraps.iter().find_map(|wrap| open::session_by_wrap(envelope, wrap, identity)).ok_or(e)
+            }
+            other => other,
+        }
+    }
+
+    fn later(
+        &mut self,
+        sink: &mut dyn Objects,
+        source: &TrustedSource,
+        envelope: &Envelope,
+    ) -> Outcome<&HashMap<SessionId, Vec<Verified<Wrap>>>> {
+        if self.later.is_none() {
+            let owners = [Some(self.identity.owner_key().verify_key()), source.card.owner().copied()];
+            let mut all: HashMap<SessionId, Vec<Verified<Wrap>>> = HashMap::new();
+            for bytes in sink.wraps(&envelope.source, &envelope.lineage)? {
+                let Ok(signed) = Signed::<Wrap>::parse(&bytes) else { continue };
+                let fits = owners.iter().flatten().find_map(|key| signed.clone().verify(key).ok());
+                if let Some(wrap) = fits {
+                    all.entry(wrap.session).or_default().push(wrap);
+                }
+            }
+            self.later = Some(all);
+        }
+        Ok(self.later.get_or_insert_with(HashMap::new))
+    }
+}
+
+/// The sealed root of a snapshot alone: for lists.
+pub fn open_root(
+    sink: &mut dyn Objects,
+    source: &TrustedSource,
+    head: &Verified<Head>,
+    identity: &Identity,
+) -> Outcome<Root> {
+    let body = fetch_body(sink, head)?;
+    let envelope = fetch_envelope(sink, source, head)?;
+    let mut keys = Keys { identity, sessions: HashMap::new(), later: None };
+    let (session, _) = keys.open(sink, source, &head.session, &envelope)?;
+    open::root(head, &body, &session)
+}
+
+impl<'a> Reader<'a> {
+    /// Opens a snapshot: body, pages, envelope, root.
+    pub fn open(
+        sink: &'a mut dyn Objects,
+        source: &'a TrustedSource,
+        head: Verified<Head>,
+        identity: &'a Identity,
+    ) -> Outcome<Self> {
+        let body = fetch_body(sink, &head)?;
+        let pages = Pages::load(sink, &head.source, &head.lineage, &body)?;
+        let envelope = fetch_envelope(sink, source, &head)?;
+        let mut keys = Keys { identity, sessions: HashMap::new(), later: None };
+        let (session, secret) = keys.open(sink, source, &head.session, &envelope)?;
+        let root = open::root(&head, &body, &session).map_err(|e| e.remote(sink.remote()))?;
+        keys.sessions.insert(head.session, Arc::new(session));
+        Ok(Self {
+            namer: secret.chunk_namer(&head.lineage),
+            index_secret: secret.index_secret(&head.lineage),
+            secret,
+            sink,
+            source,
+            head,
+            root,
+            pages,
+            keys,
+            findings: Findings::default(),
+            archives: Lru::new(ARCHIVE_CACHE_BYTES),
+            blocks: Lru::new(BLOCK_CACHE_BYTES),
+            failed_archives: HashMap::new(),
+            failed_blocks: HashMap::new(),
+            substitutes: None,
+            everywhere: None,
+            read_ahead: 0,
+        })
+    }
+
+    /// A chunk's content, whose id was checked.
+    pub fn chunk(&mut self, wanted: &ChunkRef) -> Outcome<Vec<u8>> {
+        let mut tried = Vec::new();
+        for place in self.near(wanted)? {
+            if let Some(content) = self.try_place(wanted, place)? {
+                return Ok(content);
+            }
+            tried.push(place);
+        }
+        for place in self.everywhere(&wanted.id)? {
+            if !tried.contains(&place)
+                && let Some(content) = self.try_place(wanted, place)?
+            {
+                return Ok(content);
+            }
+        }
+        let hint = (wanted.archive.get(), wanted.block);
+        let why = self.failed_blocks.get(&hint).or_else(|| self.failed_archives.get(&hint.0)).cloned();
+        let why = why.unwrap_or_else(|| "no archive that the snapshot names holds it".into());
+        Err(tampered("chunk", format!("chunk {} cannot be read: {why}", wanted.id.short())).remote(self.sink.remote()))
+    }
+
+    /// Places to look first: substitutes of the hinted block, for they mean that it is damaged; then the block itself.
+    pub fn near(&mut self, wanted: &ChunkRef) -> Outcome<Vec<(u64, u32)>> {
+        let mut places = self.substitutes_of(wanted.archive, wanted.block)?;
+        places.push((wanted.archive.get(), wanted.block));
+        Ok(places)
+    }
+
+    /// Every block of the snapshot's archives that lists the chunk.
+    pub fn everywhere(&mut self, id: &ChunkId) -> Outcome<Vec<(u64, u32)>> {
+        if self.everywhere.is_none() {
+            let mut index = Everywhere::new()?;
+            for at in 0..self.pages.count() {
+                let Some(page) = self.pages.page(self.sink, at)? else { continue };
+                for entry in page.archives.iter() {
+                    crate::cli::check_interrupted()?;
+                    if let Some(open) = self.archive(entry.number)? {
+                        index.add(entry.number, &open.table)?;
+                    }
+                }
+            }
+            for number in self.substitutes()?.archives() {
+                if self.pages.entry(self.sink, number)?.is_none()
+                    && let Some(open) = self.archive(number)?
+                {
+                    index.add(number, &open.table)?;
+                }
+            }
+            index.finish()?;
+            self.everywhere = Some(index);
+        }
+        self.everywhere.as_ref().map_or_else(|| Ok(Vec::new()), |index| index.find(id))
+    }
+
+    /// The chunk at this place: `None` if it is not there, or is a finding.
+    fn try_place(&mut self, wanted: &ChunkRef, place: (u64, u32)) -> Outcome<Option<Vec<u8>>> {
+        let Ok(number) = ArchiveNumber::new(place.0) else { return Ok(None) };
+        let Some(block) = self.block(number, place.1)? else { return Ok(None) };
+        let Some(content) = block.get(&wanted.id) else { return Ok(None) };
+        if content.len() == wanted.bytes as usize && open::is_chunk(&self.namer, &wanted.id, content) {
+            return Ok(Some(content.to_vec()));
+        }
+        self.findings.poisoned(&wanted.id, number, place.1);
+        Ok(None)
+    }
+
+    fn substitutes(&mut self) -> Outcome<&Substitutes> {
+        if self.substitutes.is_none() {
+            let keys = [Some(*self.source.key()), self.source.card.owner().copied()];
+            let keys: Vec<_> = keys.into_iter().flatten().collect();
+            let loaded =
+                Substitutes::load(self.sink, &self.head.source, &self.head.lineage, &keys, &mut self.findings)?;
+            self.substitutes = Some(loaded);
+        }
+        Ok(self.substitutes.get_or_insert_with(Substitutes::default))
+    }
+
+    /// Substitutes of a block that the snapshot names.
+    pub fn substitutes_of(&mut self, number: ArchiveNumber, block: u32) -> Outcome<Vec<(u64, u32)>> {
+        if self.substitutes()?.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Some(entry) = self.pages.entry(self.sink, number)? else { return Ok(Vec::new()) };
+        Ok(self.substitutes()?.of(number, &entry.id, block))
+    }
+
+    /// Does the snapshot say that this block is there?
+    pub fn is_live(&mut self, number: ArchiveNumber, block: u32) -> Outcome<bool> {
+        Ok(self.pages.entry(self.sink, number)?.is_some_and(|entry| entry.is_live(block)))
+    }
+
+    /// The id that an archive must have: from the snapshot's pages, or from a substitute of a block in them.
+    fn expected_id(&mut self, number: ArchiveNumber) -> Outcome<Option<ArchiveId>> {
+        if let Some(entry) = self.pages.entry(self.sink, number)? {
+            return Ok(Some(entry.id));
+        }
+        let lefts = self.substitutes()?.right(number);
+        for (left, left_id, id) in lefts {
+            if self.pages.entry(self.sink, left)?.is_some_and(|entry| entry.id == left_id) {
+                return Ok(Some(id));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Index, envelope and chunk table of an archive, checked; `None` if the snapshot does not name it or it cannot be
+    /// had (a finding).
+    pub fn archive(&mut self, number: ArchiveNumber) -> Outcome<Option<Arc<OpenArchive>>> {
+        if let Some(open) = self.archives.get(&number.get()) {
+            return Ok(Some(open));
+        }
+        if self.failed_archives.contains_key(&number.get()) {
+            return Ok(None);
+        }
+        let Some(id) = self.expected_id(number)? else { return Ok(None) };
+        match self.open_archive(number, &id) {
+            Ok(open) => {
+                let bytes = open.archive.index.as_bytes().len() * 3
+                    + open.table.blocks.iter().map(|block| 48 * block.len() + 32).sum::<usize>();
+                let open = Arc::new(open);
+                self.archives.put(number.get(), Arc::clone(&open), bytes);
+                Ok(Some(open))
+            }
+            Err(failure) if is_lost(&failure) || failure.exit == crate::report::Exit::Identity => {
+                if self.failed_archives.len() < FAILED_MAX {
+                    self.failed_archives.insert(number.get(), failure.message.clone());
+                }
+                self.findings.archive(number, failure);
+                Ok(None)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn open_archive(&mut self, number: ArchiveNumber, id: &ArchiveId) -> Outcome<OpenArchive> {
+        let name = ArchiveName { source: self.head.source, lineage: self.head.lineage, number };
+        let remote = self.sink.remote().to_owned();
+        let bytes = self.sink.region(&name, id)?;
+        let archive = verify::region(&bytes, &name, id, self.source.key()).map_err(|e| e.remote(&remote))?;
+        let secret = self.session(&archive)?;
+        let last = archive.index.blocks();
+        let sealed = self.sink.table(&archive)?;
+        let sealed = verify::part(&archive, last, sealed).map_err(|e| e.remote(&remote))?;
+        let table = open::table(&archive, &self.index_secret, sealed).map_err(|e| e.remote(&remote))?;
+        Ok(OpenArchive { archive: Arc::new(archive), secret, table })
+    }
+
+    fn session(&mut self, archive: &Archive) -> Outcome<Arc<SessionSecret>> {
+        let id = &archive.index.session;
+        if let Some(secret) = self.keys.sessions.get(id) {
+            return Ok(Arc::clone(secret));
+        }
+        let (session, source) = self.keys.open(self.sink, self.source, id, &archive.envelope)?;
+        if source.as_bytes() != self.secret.as_bytes() {
+            let why = "its source secret is not the one of the snapshot";
+            return Err(tampered("envelope", format!("session {}: {why}", id.short())).remote(self.sink.remote()));
+        }
+        let session = Arc::new(session);
+        self.keys.sessions.insert(*id, Arc::clone(&session));
+        Ok(session)
+    }
+
+    /// A block, checked and opened; neighbours come along within the read-ahead. `None` as for [`Reader::archive`].
+    pub fn block(&mut self, number: ArchiveNumber, block: u32) -> Outcome<Option<Arc<Block>>> {
+        let place = (number.get(), block);
+        if let Some(found) = self.blocks.get(&place) {
+            return Ok(Some(found));
+        }
+        if self.failed_blocks.contains_key(&place) {
+            return Ok(None);
+        }
+        let Some(open) = self.archive(number)? else { return Ok(None) };
+        if block >= open.archive.index.blocks() {
+            return Ok(None);
+        }
+        let around = self.around(&open, block)?;
+        self.fetch_blocks(&open, around)?;
+        if !self.blocks.contains(&place) && !self.failed_blocks.contains_key(&place) {
+            // A sink that refuses many parts for one is asked for the one.
+            self.fetch_blocks(&open, vec![block])?;
+        }
+        Ok(self.blocks.get(&place))
+    }
+
+    /// The block, and live neighbours that are not here yet: behind it, then before it.
+    fn around(&mut self, open: &OpenArchive, block: u32) -> Outcome<Vec<u32>> {
+        let number = open.archive.name.number;
+        let mut parts = vec![block];
+        if self.read_ahead == 0 {
+            return Ok(parts);
+        }
+        let Some(entry) = self.pages.entry(self.sink, number)? else { return Ok(parts) };
+        let mut left = self.read_ahead;
+        for neighbour in (block + 1..open.archive.index.blocks()).chain((0..block).rev()) {
+            let bytes = open.archive.index.parts.get(neighbour as usize).map_or(0, |part| u64::from(part.bytes));
+            if bytes > left {
+                break;
+            }
+            let place = (number.get(), neighbour);
+            if entry.is_live(neighbour) && !self.blocks.contains(&place) && !self.failed_blocks.contains_key(&place) {
+                left -= bytes;
+                parts.push(neighbour);
+            }
+        }
+        parts.sort_unstable();
+        Ok(parts)
+    }
+
+    fn fetch_blocks(&mut self, open: &Arc<OpenArchive>, parts: Vec<u32>) -> Outcome<()> {
+        let number = open.archive.name.number;
+        let single = match parts[..] {
+            [block] => Some(block),
+            _ => None,
+        };
+        let wanted = [PartsWanted { archive: Arc::clone(&open.archive), parts }];
+        let (blocks, failed, findings) = (&mut self.blocks, &mut self.failed_blocks, &mut self.findings);
+        let mut fail = |block: u32, failure: Failure| {
+            if failed.len() < FAILED_MAX {
+                failed.insert((number.get(), block), failure.message.clone());
+            }
+            findings.block(number, block, failure);
+        };
+        self.sink.parts(&wanted, &mut |_, got| {
+            match got {
+                Got::Part(block, sealed) => match open_block(open, block, sealed) {
+                    Ok(opened) => {
+                        let bytes = opened.content.len() + 64 * opened.chunks.len();
+                        blocks.put((number.get(), block), Arc::new(opened), bytes);
+                    }
+                    Err(failure) => fail(block, failure),
+                },
+                Got::Ended(failure) => {
+                    if let Some(block) = single {
+                        fail(block, failure);
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+}

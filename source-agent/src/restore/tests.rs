@@ -1,0 +1,340 @@
+//! Restores from a vault in memory: what comes back, and what a damaged or moved block costs.
+
+use super::metadata::OwnerMode;
+use super::reader::Reader;
+use super::report::Report;
+use super::select::Select;
+use super::testing::{Vault, entry, file_of, symlink};
+use super::write::Overwrite;
+use super::{Options, restore};
+use crate::crypto::identity::Identity;
+use crate::progress::Progress;
+use crate::report::{Exit, Outcome};
+use crate::tree::node::HardLink;
+use crate::tree::{Entry, EntryKind, Extent, ListNode, ListRef};
+use shared::codec::{Blob, List};
+use shared::format::Kind;
+use shared::format::owner::{BlockName, Substitute, SubstitutePair};
+use shared::id::{ArchiveNumber, Digest};
+use shared::signature::sign;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+pub fn options(target: &Path) -> Options {
+    Options {
+        target: target.to_owned(),
+        select: Select::all(),
+        overwrite: Overwrite::Refuse,
+        delete: false,
+        dry_run: false,
+        owner: OwnerMode::Auto,
+        xattrs: true,
+        verify: true,
+    }
+}
+
+pub fn run(vault: &mut Vault, head: &Digest, path: &str, options: &Options) -> Outcome<Report> {
+    let (source, head) = (vault.trusted(), vault.head(head));
+    let identity = Identity::from_seed(&[7; 32]);
+    let mut reader = Reader::open(vault, &source, head, &identity)?;
+    restore(&mut reader, path.as_bytes(), options, &Progress::hidden(), &mut |_| {})
+}
+
+pub fn target() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("out");
+    (dir, target)
+}
+
+fn sample(vault: &mut Vault) -> (Vec<Entry>, Vec<u8>) {
+    let big: Vec<u8> = (0..300_000u32).flat_map(|n| n.to_le_bytes()).collect();
+    let chunks: Vec<&[u8]> = big.chunks(50_000).collect();
+    let big_file = vault.file("big", &chunks);
+    let small = vault.file("small", &[b"hello"]);
+    let empty = vault.file("empty", &[]);
+    let inner = vault.directory("sub", vec![small, empty, symlink("link", "../big")]);
+    let etc = vault.directory("etc", vec![inner, big_file]);
+    (vec![etc, entry("pipe", EntryKind::Fifo, 0o640)], big)
+}
+
+#[test]
+fn a_tree_comes_back_with_its_metadata() {
+    let mut vault = Vault::new();
+    let (entries, big) = sample(&mut vault);
+    let head = vault.snapshot(entries);
+    let (_dir, out) = target();
+    let report = run(&mut vault, &head, "", &options(&out)).unwrap();
+    assert_eq!((report.exit(), report.files, report.verified), (Exit::Done, 3, 3));
+    assert_eq!(fs::read(out.join("etc/big")).unwrap(), big);
+    assert_eq!(fs::read(out.join("etc/sub/small")).unwrap(), b"hello");
+    assert_eq!(fs::read_link(out.join("etc/sub/link")).unwrap(), Path::new("../big"));
+    for (name, mode) in [("etc/big", 0o644), ("etc", 0o755), ("pipe", 0o640)] {
+        let meta = fs::symlink_metadata(out.join(name)).unwrap();
+        assert_eq!(
+            (meta.mode() & 0o7777, meta.mtime(), meta.mtime_nsec()),
+            (mode, 1_600_000_000, 123_456_789),
+            "{name}"
+        );
+    }
+    assert_eq!(fs::symlink_metadata(out.join("etc/sub/link")).unwrap().mtime(), 1_600_000_000);
+}
+
+#[test]
+fn each_block_is_fetched_once() {
+    let mut vault = Vault::new();
+    let chunks: Vec<Vec<u8>> = (0..200u32).map(|n| vec![n as u8; 3000]).collect();
+    let refs = vault.archive(Kind::Data, &chunks);
+    let files: Vec<Entry> =
+        refs.iter().enumerate().map(|(at, chunk)| file_of(&format!("f{at:03}"), &[*chunk])).collect();
+    let head = vault.snapshot(files);
+    let (_dir, out) = target();
+    assert_eq!(run(&mut vault, &head, "", &options(&out)).unwrap().files, 200);
+    assert!(vault.store.fetched.values().all(|count| *count == 1), "{:?}", vault.store.fetched);
+}
+
+#[test]
+fn a_path_becomes_the_target_and_a_file_goes_into_it() {
+    let mut vault = Vault::new();
+    let (entries, _) = sample(&mut vault);
+    let head = vault.snapshot(entries);
+    let (_dir, out) = target();
+    run(&mut vault, &head, "/etc/sub", &options(&out)).unwrap();
+    assert_eq!(fs::read(out.join("small")).unwrap(), b"hello");
+    // The target is new: it gets the directory's own metadata.
+    assert_eq!(fs::metadata(&out).unwrap().mtime(), 1_600_000_000);
+    let (_dir, out) = target();
+    run(&mut vault, &head, "etc/sub/small", &options(&out)).unwrap();
+    assert_eq!(fs::read(out.join("small")).unwrap(), b"hello");
+    let (_dir, out) = target();
+    assert_eq!(run(&mut vault, &head, "/etc/none", &options(&out)).unwrap_err().exit, Exit::NotFound);
+}
+
+#[test]
+fn holes_hard_links_and_long_lists_come_back() {
+    let mut vault = Vault::new();
+    let data = vault.chunk(b"data");
+    let extents = List::new(vec![Extent::Hole(1 << 30), Extent::Chunk(data), Extent::Hole(4096)]).unwrap();
+    let size = (1 << 30) + 4 + 4096;
+    let sparse = Entry { size, extents: Some(extents), ..entry("sparse", EntryKind::File, 0o600) };
+    let list = ListNode { level: 0, extents: Some(List::new(vec![Extent::Chunk(data); 3]).unwrap()), lists: None };
+    let low = vault.archive(Kind::Metadata, &[list.encode()])[0];
+    let upper = ListNode { level: 1, extents: None, lists: Some(List::new(vec![(low, 12), (low, 12)]).unwrap()) };
+    let chunk = vault.archive(Kind::Metadata, &[upper.encode()])[0];
+    let long =
+        Entry { size: 24, list: Some(ListRef { chunk, level: 1, bytes: 24 }), ..entry("long", EntryKind::File, 0o600) };
+    let pair = Some(HardLink { file_system: 1, inode: 9 });
+    let one = Entry { hard_link: pair, ..file_of("one", &[data]) };
+    let two = Entry { hard_link: pair, ..file_of("two", &[data]) };
+    // The same pair with another content is another file, whatever the source says.
+    let lie = Entry { hard_link: pair, ..file_of("lie", &[data, data]) };
+    let head = vault.snapshot(vec![sparse, long, one, two, lie]);
+    let (_dir, out) = target();
+    let report = run(&mut vault, &head, "", &options(&out)).unwrap();
+    assert_eq!(report.exit(), Exit::Done);
+    let meta = fs::metadata(out.join("sparse")).unwrap();
+    assert_eq!((meta.len(), meta.blocks() < 1000), (size, true));
+    assert_eq!(fs::read(out.join("long")).unwrap(), b"data".repeat(6));
+    let inode = |name: &str| fs::metadata(out.join(name)).unwrap().ino();
+    assert_eq!((inode("one") == inode("two"), inode("one") == inode("lie")), (true, false));
+}
+
+#[test]
+fn large_directories_come_back_and_single_names_are_found() {
+    let mut vault = Vault::new();
+    let chunk = vault.chunk(b"x");
+    let entries: Vec<Entry> = (0..2500).map(|at| file_of(&format!("f{at:05}"), &[chunk])).collect();
+    let top = vault.node(entries, 100);
+    let dir = Entry { node: Some(top), ..entry("d", EntryKind::Directory, 0o700) };
+    vault.counts = Some(crate::tree::Counts { files: 2500, bytes: 2500, ..Default::default() });
+    let head = vault.snapshot(vec![dir]);
+    let (_dir, out) = target();
+    assert_eq!(run(&mut vault, &head, "", &options(&out)).unwrap().files, 2500);
+    for name in ["f00000", "f00099", "f00100", "f02499"] {
+        let (_dir, out) = target();
+        assert_eq!(run(&mut vault, &head, &format!("/d/{name}"), &options(&out)).unwrap().files, 1, "{name}");
+    }
+    let (_dir, out) = target();
+    assert!(run(&mut vault, &head, "/d/f0009", &options(&out)).is_err());
+}
+
+#[test]
+fn a_damaged_block_loses_its_files_alone() {
+    let mut vault = Vault::new();
+    let good = vault.file("good", &[b"good"]);
+    let bad = vault.file("bad", &[b"bad"]);
+    let archive = vault.next_number - 1;
+    let also = Entry { name: Blob::new(b"also".to_vec()).unwrap(), ..bad.clone() };
+    let head = vault.snapshot(vec![good, bad, also]);
+    vault.store.parts.get_mut(&(archive, 0)).unwrap()[100] ^= 1;
+    let (_dir, out) = target();
+    let report = run(&mut vault, &head, "", &options(&out)).unwrap();
+    assert_eq!((report.exit(), report.files), (Exit::Tampered, 1));
+    let mut lost: Vec<_> = report.lost.named().into_iter().map(|lost| String::from_utf8(lost.path).unwrap()).collect();
+    lost.sort();
+    assert_eq!(lost, ["/also", "/bad"]);
+    assert!(
+        report.findings.lines()[0].contains(&format!("archive {archive}, part 0")),
+        "{:?}",
+        report.findings.lines()
+    );
+    let names: Vec<_> = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["good"], "nothing partial stays");
+}
+
+#[test]
+fn a_missing_part_does_not_take_its_neighbours_along() {
+    let mut vault = Vault::new();
+    vault.block_bytes = 4;
+    let entries = vault.archive(Kind::Data, &[b"aaaa".to_vec(), b"bbbb".to_vec(), b"cccc".to_vec()]);
+    let archive = vault.next_number - 1;
+    let files = ["a", "b", "c"].iter().zip(&entries).map(|(name, chunk)| file_of(name, &[*chunk])).collect();
+    vault.block_bytes = 64 << 10;
+    let head = vault.snapshot(files);
+    vault.store.parts.remove(&(archive, 1));
+    let (_dir, out) = target();
+    let report = run(&mut vault, &head, "", &options(&out)).unwrap();
+    assert_eq!((report.exit(), report.files, report.lost.count()), (Exit::Tampered, 2, 1));
+}
+
+#[test]
+fn a_stale_hint_is_only_slow() {
+    let mut vault = Vault::new();
+    let old = vault.chunk(b"moved");
+    let now = vault.chunk(b"moved");
+    let nowhere = crate::tree::ChunkRef { archive: ArchiveNumber::new(900).unwrap(), ..now };
+    // The first archive is not named any more: its block was repacked.
+    vault.page_entries.remove(0);
+    let head = vault.snapshot(vec![file_of("one", &[old]), file_of("two", &[nowhere])]);
+    vault.store.regions.remove(&0);
+    let (_dir, out) = target();
+    let report = run(&mut vault, &head, "", &options(&out)).unwrap();
+    assert_eq!((report.exit(), report.files), (Exit::Done, 2));
+    assert_eq!(fs::read(out.join("one")).unwrap(), b"moved");
+}
+
+#[test]
+fn a_directory_node_with_a_stale_hint_is_found() {
+    let mut vault = Vault::new();
+    let file = vault.file("f", &[b"f"]);
+    let mut dir = vault.directory("d", vec![file]);
+    dir.node.as_mut().unwrap().chunk.archive = ArchiveNumber::new(777).unwrap();
+    let head = vault.snapshot(vec![dir]);
+    let (_dir, out) = target();
+    assert_eq!(run(&mut vault, &head, "", &options(&out)).unwrap().exit(), Exit::Done);
+    assert_eq!(fs::read(out.join("d/f")).unwrap(), b"f");
+}
+
+#[test]
+fn substitutes_heal_and_only_from_those_who_may_sign_them() {
+    for honest in [true, false] {
+        let mut vault = Vault::new();
+        let left = vault.chunk(b"healed");
+        let left_id = vault.page_entries[0].id;
+        let right = vault.chunk(b"healed");
+        let right_id = vault.page_entries[1].id;
+        // Only the left is named by the snapshot.
+        vault.page_entries.remove(1);
+        let head = vault.snapshot(vec![file_of("f", &[left])]);
+        let name = |number, id| BlockName { number, id, block: 0 };
+        let pair = SubstitutePair {
+            left: name(left.archive, left_id),
+            right: List::new(vec![name(right.archive, right_id)]).unwrap(),
+        };
+        let record =
+            Substitute { source: vault.source(), lineage: vault.lineage, pairs: List::new(vec![pair]).unwrap() };
+        let stranger = shared::signature::SigningKey::random();
+        let record = sign(record, if honest { &vault.signing } else { &stranger }).unwrap();
+        vault.store.substitutes.push(record.as_bytes().to_vec());
+        vault.store.parts.get_mut(&(0, 0)).unwrap()[9] ^= 1;
+        let (_dir, out) = target();
+        let report = run(&mut vault, &head, "", &options(&out)).unwrap();
+        assert_eq!(report.exit(), if honest { Exit::Done } else { Exit::Tampered }, "{:?}", report.findings.lines());
+        assert_eq!(out.join("f").exists(), honest);
+    }
+}
+
+#[test]
+fn what_is_there_is_treated_as_asked() {
+    let mut vault = Vault::new();
+    let file = vault.file("f", &[b"snapshot"]);
+    let dir = vault.directory("d", vec![]);
+    let head = vault.snapshot(vec![file, dir]);
+    let prepare = || {
+        let (dir, out) = target();
+        fs::create_dir_all(out.join("d")).unwrap();
+        fs::write(out.join("f"), b"mine").unwrap();
+        fs::write(out.join("d/extra"), b"extra").unwrap();
+        (dir, out)
+    };
+    let (_dir, out) = prepare();
+    assert_eq!(run(&mut vault, &head, "", &options(&out)).unwrap_err().code, "target");
+    for (overwrite, expected) in [
+        (Overwrite::Never, &b"mine"[..]),
+        (Overwrite::IfNewer, b"mine"),
+        (Overwrite::IfChanged, b"snapshot"),
+        (Overwrite::Always, b"snapshot"),
+    ] {
+        let (_dir, out) = prepare();
+        let report = run(&mut vault, &head, "", &Options { overwrite, ..options(&out) }).unwrap();
+        assert_eq!(fs::read(out.join("f")).unwrap(), expected, "{overwrite:?}");
+        assert!(out.join("d/extra").exists());
+        assert_eq!(report.exit(), Exit::Done);
+    }
+    let (_dir, out) = prepare();
+    let report = run(&mut vault, &head, "", &Options { overwrite: Overwrite::Always, delete: true, ..options(&out) });
+    assert_eq!((report.unwrap().deleted, out.join("d/extra").exists()), (1, false));
+    let (_dir, out) = prepare();
+    let refused = run(&mut vault, &head, "", &Options { delete: true, ..options(&out) });
+    assert_eq!(refused.unwrap_err().exit, Exit::Usage);
+    let refused =
+        run(&mut vault, &head, "", &Options { delete: true, overwrite: Overwrite::Always, ..options(Path::new("/")) });
+    assert_eq!(refused.unwrap_err().exit, Exit::Usage);
+}
+
+#[test]
+fn unchanged_files_keep_their_content_and_get_their_metadata() {
+    let mut vault = Vault::new();
+    let file = vault.file("f", &[b"content"]);
+    let head = vault.snapshot(vec![file]);
+    let (_dir, out) = target();
+    run(&mut vault, &head, "", &options(&out)).unwrap();
+    let before = fs::metadata(out.join("f")).unwrap().ino();
+    fs::set_permissions(out.join("f"), fs::Permissions::from_mode(0o600)).unwrap();
+    let report = run(&mut vault, &head, "", &Options { overwrite: Overwrite::IfChanged, ..options(&out) }).unwrap();
+    let meta = fs::metadata(out.join("f")).unwrap();
+    assert_eq!((report.unchanged, meta.ino(), meta.mode() & 0o7777), (1, before, 0o644));
+}
+
+#[test]
+fn patterns_choose_and_leave_out() {
+    let mut vault = Vault::new();
+    let (entries, _) = sample(&mut vault);
+    let head = vault.snapshot(entries);
+    let (_dir, out) = target();
+    let select = Select::new(&["/etc/sub/".into()], &["*.none".into(), "empty".into()]).unwrap();
+    let report = run(&mut vault, &head, "", &Options { select, ..options(&out) }).unwrap();
+    assert_eq!((report.files, report.exit()), (1, Exit::Done));
+    assert!(out.join("etc/sub/small").exists() && out.join("etc/sub/link").is_symlink());
+    assert!(!out.join("etc/big").exists() && !out.join("pipe").exists() && !out.join("etc/sub/empty").exists());
+}
+
+#[test]
+fn a_dry_run_writes_nothing_and_says_what_it_would() {
+    let mut vault = Vault::new();
+    let (entries, big) = sample(&mut vault);
+    let head = vault.snapshot(entries);
+    let (_dir, out) = target();
+    let report = run(&mut vault, &head, "", &Options { dry_run: true, ..options(&out) }).unwrap();
+    assert_eq!((report.files, report.bytes, out.exists()), (3, big.len() as u64 + 5, false));
+}
+
+#[test]
+fn another_identity_opens_nothing() {
+    let mut vault = Vault::new();
+    let file = vault.file("f", &[b"f"]);
+    let head = vault.snapshot(vec![file]);
+    let (source, head) = (vault.trusted(), vault.head(&head));
+    let other = Identity::from_seed(&[8; 32]);
+    assert_eq!(Reader::open(&mut vault, &source, head, &other).err().unwrap().exit, Exit::Identity);
+}

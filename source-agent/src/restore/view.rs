@@ -1,0 +1,316 @@
+//! What the sinks show of trusted sources: every chain checked from its first head, compared with what this machine
+//! remembers and with what the other sinks' heads say (docs/format.md, sections 11 and 13).
+
+use crate::owner::{SeenHead, Trust, TrustedSource, store};
+use crate::report::{Exit, Failure, Outcome};
+use crate::restore::objects::{Objects, is_lost, tampered};
+use crate::watch::{CheckedHead, Freshness, check_seen, verify_chain};
+use shared::format::{Head, Receipt};
+use shared::id::{Chain, Digest, Lineage, SourceId, VerifyKey};
+use shared::signature::Verified;
+use shared::text::printable;
+use shared::wire::{Damage, SourceItem};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// One head of a trusted source at one sink.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Place of the source in the trust.
+    pub source: usize,
+    /// Place of the sink in the list that was read.
+    pub sink: usize,
+    pub head: Verified<Head>,
+    pub receipt: Option<Verified<Receipt>>,
+    /// The sink's word about the content.
+    pub content: Damage,
+    /// Its lineage is one that the owner trusts, and it is not behind a freeze.
+    pub usable: bool,
+}
+
+impl Snapshot {
+    pub fn id(&self) -> Digest {
+        self.head.digest()
+    }
+    pub fn received(&self) -> Option<i64> {
+        self.receipt.as_ref().map(|receipt| receipt.received)
+    }
+}
+
+/// How fresh what a sink shows of a chain is.
+#[derive(Debug, Clone)]
+pub struct Fresh {
+    pub sink: usize,
+    pub source: usize,
+    pub chain: Chain,
+    pub newest: Option<(u64, Digest, Option<i64>)>,
+    pub compared: Freshness,
+    /// The sink's clock when it was asked.
+    pub clock: i64,
+}
+
+/// A source that the sink shows and nobody here trusts. All of it is the sink's word.
+#[derive(Debug, Clone)]
+pub struct Unknown {
+    pub sink: usize,
+    pub item: SourceItem,
+}
+
+/// Everything that can be restored.
+#[derive(Debug, Default)]
+pub struct View {
+    /// By source, then sink and lineage, then sequence.
+    pub snapshots: Vec<Snapshot>,
+    pub fresh: Vec<Fresh>,
+    pub unknown: Vec<Unknown>,
+    pub notes: Vec<String>,
+}
+
+/// Where a reader remembers, and the time of this machine.
+pub struct Memory<'m> {
+    pub state_dir: &'m Path,
+    pub now: i64,
+}
+
+/// Reads all chains of trusted sources (those that `wanted` takes) at all sinks.
+pub fn load(
+    sinks: &mut [Box<dyn Objects + '_>],
+    trust: &mut Trust,
+    memory: &Memory<'_>,
+    wanted: &dyn Fn(&TrustedSource) -> bool,
+) -> Outcome<View> {
+    let mut view = View::default();
+    let mut listed: Vec<Vec<SourceItem>> = Vec::new();
+    for (at, sink) in sinks.iter_mut().enumerate() {
+        let items = sink.sources().map_err(|e| e.remote(sink.remote()))?;
+        for item in &items {
+            if trust.find(&item.source).is_none() {
+                view.unknown.push(Unknown { sink: at, item: item.clone() });
+            }
+        }
+        listed.push(items);
+    }
+    for source in 0..trust.sources.len() {
+        if wanted(&trust.sources[source]) {
+            load_source(sinks, &listed, trust, source, memory, &mut view)?;
+        }
+    }
+    Ok(view)
+}
+
+fn load_source(
+    sinks: &mut [Box<dyn Objects + '_>],
+    listed: &[Vec<SourceItem>],
+    trust: &mut Trust,
+    source: usize,
+    memory: &Memory<'_>,
+    view: &mut View,
+) -> Outcome<()> {
+    let id = trust.sources[source].id();
+    let mut chains: HashMap<Chain, (usize, Vec<CheckedHead>)> = HashMap::new();
+    let mut order = Vec::new();
+    for (at, sink) in sinks.iter_mut().enumerate() {
+        let shown = listed[at].iter().find(|item| item.source == id);
+        let mut lineages = trust.sources[source].lineages.clone();
+        for lineage in shown.map(|item| item.lineages.to_vec()).unwrap_or_default() {
+            if !lineages.contains(&lineage) {
+                lineages.push(lineage);
+            }
+        }
+        for lineage in lineages {
+            let chain = Chain { source: id, lineage, sink: sink.sink() };
+            let heads = match load_chain(&mut **sink, &trust.sources[source], &chain) {
+                // This connection may not see the source: only a chain that was seen here before makes that a lie.
+                Err(e) if is_lost(&e) && e.exit == Exit::NotFound => Vec::new(),
+                other => other?,
+            };
+            let compared = check_seen(memory.state_dir, &chain, &heads, memory.now).map_err(|e| way_on(e, &**sink))?;
+            check_record(&trust.heads, &chain, &heads, &**sink)?;
+            if heads.is_empty() {
+                continue;
+            }
+            let newest = heads.last().map(|last| {
+                (last.head.sequence, last.head.digest(), last.receipt.as_ref().map(|receipt| receipt.received))
+            });
+            view.fresh.push(Fresh { sink: at, source, chain, newest, compared, clock: sink.clock() });
+            order.push(chain);
+            chains.insert(chain, (at, heads));
+        }
+    }
+    compare_sinks(sinks, &trust.sources[source], &order, &mut chains)?;
+    first_lineage(&mut trust.sources[source], &order, &chains, memory, view)?;
+    let trusted = &trust.sources[source];
+    for chain in &order {
+        let Some((at, heads)) = chains.remove(chain) else { continue };
+        let known = trusted.lineages.contains(&chain.lineage);
+        if !known {
+            view.notes.push(format!(
+                "{} has a further lineage {} at {}, which appeared after it was trusted: `latest` does not use it. If you know why (a new machine, a lost state), trust it: source-agent trust add --lineage {} SOURCE-CARD",
+                trusted.name(), chain.lineage, sinks[at].remote(), chain.lineage
+            ));
+        }
+        missing_receipts(&heads, sinks[at].remote(), trusted.name(), view);
+        let frozen = frozen_at(trusted, chain, &heads).map_err(|e| e.remote(sinks[at].remote()))?;
+        for head in heads {
+            let usable = known && frozen.is_none_or(|last| head.head.sequence <= last);
+            let CheckedHead { head, receipt, content } = head;
+            view.snapshots.push(Snapshot { source, sink: at, head, receipt, content, usable });
+        }
+    }
+    Ok(())
+}
+
+fn load_chain(sink: &mut dyn Objects, source: &TrustedSource, chain: &Chain) -> Outcome<Vec<CheckedHead>> {
+    let items = sink.heads(&chain.source, &chain.lineage, 0)?;
+    verify_chain(items, &[*source.key()], chain, 0, None).map_err(|e| {
+        e.remote(sink.remote())
+            .detail(format!("source {}, lineage {}", source.name(), chain.lineage))
+            .help("this sink shows a history that the source did not sign, or hides a part of it: use another remote (-r), and ask its operator")
+    })
+}
+
+/// Help for an alarm of memory: what it means and a deliberate way on.
+fn way_on(failure: Failure, sink: &dyn Objects) -> Failure {
+    let mut failure = failure.remote(sink.remote());
+    failure.details.push(
+        "the sink lost or hides snapshots that it showed before, or shows another history of the same source".into(),
+    );
+    failure.details.push("if its operator restored an older state and told you so, accept it: source-agent trust forget SOURCE -r REMOTE --reason TEXT".into());
+    failure
+}
+
+/// The owner record remembers heads as well; a chain may not end before them or beside them.
+fn check_record(seen: &[SeenHead], chain: &Chain, heads: &[CheckedHead], sink: &dyn Objects) -> Outcome<()> {
+    let mine = |seen: &&SeenHead| (seen.source, seen.lineage, seen.sink) == (chain.source, chain.lineage, chain.sink);
+    for seen in seen.iter().filter(mine) {
+        let at = usize::try_from(seen.sequence).ok().and_then(|at| heads.get(at));
+        if at.map(|head| head.head.digest()) != Some(seen.head) {
+            let message = format!(
+                "the sink shows a state older than, or beside, the one that the owner record remembers (snapshot number {})",
+                seen.sequence
+            );
+            return Err(way_on(tampered("rolled-back", message), sink));
+        }
+    }
+    Ok(())
+}
+
+/// What heads at one sink say of another sink that is read as well: it must hold the head that it gave a receipt for.
+fn compare_sinks(
+    sinks: &mut [Box<dyn Objects + '_>],
+    source: &TrustedSource,
+    order: &[Chain],
+    chains: &mut HashMap<Chain, (usize, Vec<CheckedHead>)>,
+) -> Outcome<()> {
+    let mut claims: HashMap<(Lineage, VerifyKey, u64), Digest> = HashMap::new();
+    for chain in order {
+        let Some((_, heads)) = chains.get(chain) else { continue };
+        for head in heads {
+            for remote in head.head.remotes.iter() {
+                let key = (chain.lineage, remote.sink, remote.sequence);
+                let first = *claims.entry(key).or_insert(remote.digest);
+                if first != remote.digest {
+                    let message = format!(
+                        "two heads of {} name different snapshots number {} at one sink: two histories",
+                        source.name(),
+                        remote.sequence
+                    );
+                    return Err(tampered("two-histories", message));
+                }
+            }
+        }
+    }
+    for ((lineage, key, sequence), digest) in claims {
+        let chain = Chain { source: source.id(), lineage, sink: key };
+        let Some(sink) = sinks.iter_mut().position(|sink| sink.sink() == key) else { continue };
+        if find_head(chains, &chain, sequence).is_none() {
+            // A backup may have ended between the two readings: read the end again, once.
+            let heads = load_chain(&mut *sinks[sink], source, &chain)?;
+            chains.insert(chain, (sink, heads));
+        }
+        if find_head(chains, &chain, sequence) != Some(digest) {
+            let message = format!(
+                "another sink's heads of {} name a snapshot number {sequence} here ({}) that this sink does not show",
+                source.name(),
+                digest.short()
+            );
+            return Err(way_on(tampered("hidden-head", message), &*sinks[sink]));
+        }
+    }
+    Ok(())
+}
+
+fn find_head(chains: &HashMap<Chain, (usize, Vec<CheckedHead>)>, chain: &Chain, sequence: u64) -> Option<Digest> {
+    let (_, heads) = chains.get(chain)?;
+    heads.get(usize::try_from(sequence).ok()?).map(|head| head.head.digest())
+}
+
+/// A source that was trusted before anything was seen of it: the lineage that the sinks received first becomes the
+/// trusted one, and this machine remembers that.
+fn first_lineage(
+    source: &mut TrustedSource,
+    order: &[Chain],
+    chains: &HashMap<Chain, (usize, Vec<CheckedHead>)>,
+    memory: &Memory<'_>,
+    view: &mut View,
+) -> Outcome<()> {
+    if !source.lineages.is_empty() {
+        return Ok(());
+    }
+    let received = |chain: &&Chain| {
+        let first = chains.get(chain).and_then(|(_, heads)| heads.first());
+        first.map(|head| head.receipt.as_ref().map_or(i64::MAX, |receipt| receipt.received))
+    };
+    let Some(first) = order.iter().min_by_key(received) else { return Ok(()) };
+    source.lineages.push(first.lineage);
+    if order.iter().any(|chain| chain.lineage != first.lineage) {
+        view.notes.push(format!(
+            "{} has several lineages; the first one received, {}, is taken as its own",
+            source.name(),
+            first.lineage
+        ));
+    }
+    store::save(memory.state_dir, source)
+}
+
+fn missing_receipts(heads: &[CheckedHead], remote: &str, name: &str, view: &mut View) {
+    let without = heads.iter().rev().skip(1).filter(|head| head.receipt.is_none()).count();
+    if without > 0 {
+        view.notes.push(format!(
+            "{remote}: {without} older snapshots of {name} have no receipt: the sink gave none, or lost it"
+        ));
+    }
+    let absent = heads.iter().filter(|head| head.content == Damage::Absent && !head.head.is_checkpoint()).count();
+    if absent > 0 {
+        view.notes
+            .push(format!("{remote}: the content of {absent} snapshots of {name} is gone, and no retention took it"));
+    }
+}
+
+/// Where a freeze ends this chain; the frozen head must be in it.
+fn frozen_at(source: &TrustedSource, chain: &Chain, heads: &[CheckedHead]) -> Outcome<Option<u64>> {
+    let frozen = source.frozen.iter().filter(|f| f.lineage == chain.lineage && f.sink == chain.sink);
+    let Some(frozen) = frozen.min_by_key(|f| f.sequence) else { return Ok(None) };
+    let at = usize::try_from(frozen.sequence).ok().and_then(|at| heads.get(at));
+    if at.map(|head| head.head.digest()) != Some(frozen.head) {
+        let message = format!("the head at which {} was frozen is not in this sink's chain", source.name());
+        return Err(tampered("frozen", message));
+    }
+    Ok(Some(frozen.sequence))
+}
+
+/// The failure for a source that nobody here trusts.
+pub fn unknown_signer(item: &SourceItem, remote: &str) -> Failure {
+    let name = item.name.as_str();
+    let message = format!("{name}: nobody here has said that this source is yours: its signatures count for nothing");
+    let card: String = printable(item.card.as_bytes(), 1000);
+    Failure::new("unknown-signer", Exit::Tampered, message)
+        .remote(remote)
+        .detail("the sink shows this card for it; compare its fingerprint words with those that `init` printed on the source")
+        .help(format!("source-agent trust add '{card}'"))
+}
+
+/// Ids of sources for messages and options: the name, or the beginning of the id.
+pub fn is_named(source: &TrustedSource, id: &SourceId, text: &str) -> bool {
+    source.name() == text || (text.len() >= 6 && id.to_string().starts_with(text))
+}

@@ -1,0 +1,454 @@
+//! Writing beneath the target: the only place that joins a name of a snapshot to a directory.
+//!
+//! Every open goes from an open directory, by one name, without following a link: openat2(RESOLVE_BENEATH |
+//! RESOLVE_NO_SYMLINKS), or openat(O_NOFOLLOW) where the kernel lacks it. A name is checked again just before it is
+//! used. Content is written under a temporary name, `.pawl-partial-…`, which gets the entry's name when it is whole.
+
+use crate::report::{Exit, Failure, Outcome};
+use crate::restore::lru::Lru;
+use crate::restore::metadata::Setter;
+use crate::restore::objects::tampered;
+use crate::restore::plan::{DirId, DirRow, FileId, Plan};
+use crate::tree::node::is_name;
+use crate::tree::{Entry, EntryKind};
+use parking_lot::Mutex;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+use shared::limits::NAME_BYTES_MAX;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Directories and files that are kept open.
+const OPEN_MAX: usize = 128;
+/// Directories inside one another that `--delete` goes into.
+const DELETE_DEPTH_MAX: usize = 512;
+
+/// What to do with what is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Overwrite {
+    /// The target must be empty.
+    Refuse,
+    /// Leave it.
+    Never,
+    /// Replace it if the snapshot's is newer.
+    IfNewer,
+    /// Replace it unless kind, size and time are the same.
+    IfChanged,
+    /// Replace it.
+    Always,
+}
+
+/// What a place in the target holds, judged by [`Overwrite`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Nothing, or something that is to be replaced.
+    Free,
+    /// Something that stays, metadata included.
+    Keep,
+    /// A file with the same content, by size and time: metadata alone.
+    Same,
+}
+
+/// The directory beneath which everything is written.
+pub struct Target {
+    root: Arc<OwnedFd>,
+    pub existed: bool,
+    prefix: String,
+    dirs: Mutex<Lru<DirId, Arc<OwnedFd>>>,
+    files: Mutex<Lru<FileId, Arc<File>>>,
+}
+
+/// One name, safe to use from an open directory.
+fn component(name: &[u8]) -> Outcome<&OsStr> {
+    if !is_name(name) || name.len() > NAME_BYTES_MAX {
+        let shown = shared::text::printable(name, 300);
+        return Err(tampered("name", format!("'{shown}' is no name of a directory entry: it is not written")));
+    }
+    Ok(OsStr::from_bytes(name))
+}
+
+/// Opens one name beneath a directory, following nothing.
+fn open_beneath(dir: BorrowedFd<'_>, name: &OsStr, flags: OFlags, mode: u32) -> Result<OwnedFd, Errno> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(mode);
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    match rustix::fs::openat2(dir, name, flags, mode, resolve) {
+        // The kernel, or a filter of system calls, lacks openat2; one name without a slash cannot lead out either.
+        Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) => rustix::fs::openat(dir, name, flags, mode),
+        other => other,
+    }
+}
+
+fn identity(stat: &Stat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
+}
+
+fn existing(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Stat>, Errno> {
+    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// A failure at a path below the target, for messages; only a full disk ends the whole restore.
+pub fn local(what: &str, path: &[u8], error: impl Into<io::Error>) -> Failure {
+    Failure::io(what, Path::new(OsStr::from_bytes(path)), &error.into())
+}
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
+
+impl Target {
+    /// Opens the target, making it if it is not there. The path is the user's: links in it are followed.
+    pub fn open(path: &Path, overwrite: Overwrite) -> Outcome<Self> {
+        let existed = match std::fs::symlink_metadata(path) {
+            Ok(_) => true,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+            Err(e) => return Err(Failure::io("look at", path, &e)),
+        };
+        if !existed {
+            shared::sys::durable::create_dir(path, 0o700).map_err(|e| Failure::io("create", path, &e))?;
+        }
+        let flags = DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Failure::io("open", path, &e.into()))?;
+        if overwrite == Overwrite::Refuse
+            && !is_empty(root.as_fd()).map_err(|e| Failure::io("read", path, &e.into()))?
+        {
+            let message = format!("the target {} is not empty", path.display());
+            return Err(Failure::new("target", Exit::Failed, message)
+                .help("name an empty or new directory, or say what becomes of what is there: --overwrite never|if-newer|if-changed|always"));
+        }
+        Ok(Self {
+            root: Arc::new(root),
+            existed,
+            prefix: format!(".pawl-partial-{}-", shared::text::hex(&shared::sys::random::<6>())),
+            dirs: Mutex::new(Lru::new(OPEN_MAX)),
+            files: Mutex::new(Lru::new(OPEN_MAX)),
+        })
+    }
+
+    pub fn root_identity(&self) -> Outcome<(u64, u64)> {
+        let stat = rustix::fs::fstat(&*self.root).map_err(|e| local("look at", b".", e))?;
+        Ok(identity(&stat))
+    }
+
+    /// An open directory of the plan. One that was opened before and closed since must still be the same.
+    pub fn dir(&self, plan: &Plan, id: DirId) -> Outcome<Arc<OwnedFd>> {
+        if id == 0 {
+            return Ok(Arc::clone(&self.root));
+        }
+        let mut way: Vec<DirRow> = Vec::new();
+        let mut at = id;
+        let mut here = loop {
+            if at == 0 {
+                break Arc::clone(&self.root);
+            }
+            if let Some(open) = self.dirs.lock().get(&at) {
+                break open;
+            }
+            let row =
+                plan.dir(at)?.ok_or_else(|| Failure::new("plan", Exit::Failed, "a directory is not in the plan"))?;
+            at = row.parent;
+            way.push(row);
+        };
+        while let Some(row) = way.pop() {
+            let name = component(&row.name)?;
+            let opened = open_beneath(here.as_fd(), name, DIRECTORY, 0).map_err(|e| local("open", &row.name, e))?;
+            let stat = rustix::fs::fstat(&opened).map_err(|e| local("look at", &row.name, e))?;
+            if identity(&stat) != row.identity {
+                let shown = shared::text::printable(&plan.path(row.id)?, 4096);
+                let message = format!("somebody replaced the directory {shown} in the target while it was written");
+                return Err(Failure::new("target", Exit::Failed, message));
+            }
+            here = Arc::new(opened);
+            self.dirs.lock().put(row.id, Arc::clone(&here), 1);
+        }
+        Ok(here)
+    }
+
+    /// Makes a directory, or takes the one that is there. `Ok(None)`: what is there stays, and is no directory.
+    pub fn make_dir(
+        &self,
+        parent: BorrowedFd<'_>,
+        name: &[u8],
+        overwrite: Overwrite,
+    ) -> Outcome<Option<(OwnedFd, (u64, u64), bool)>> {
+        let file = component(name)?;
+        let fail = |what: &str, e: Errno| local(what, name, e);
+        let there = existing(parent, file).map_err(|e| fail("look at", e))?;
+        let directory = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let existed = there.as_ref().is_some_and(directory);
+        if !existed {
+            if there.is_some() {
+                if overwrite == Overwrite::Never {
+                    return Ok(None);
+                }
+                rustix::fs::unlinkat(parent, file, AtFlags::empty()).map_err(|e| fail("replace", e))?;
+            }
+            rustix::fs::mkdirat(parent, file, Mode::from_raw_mode(0o700)).map_err(|e| fail("create", e))?;
+        }
+        let opened = open_beneath(parent, file, DIRECTORY, 0).map_err(|e| fail("open", e))?;
+        let stat = rustix::fs::fstat(&opened).map_err(|e| fail("look at", e))?;
+        Ok(Some((opened, identity(&stat), existed)))
+    }
+
+    /// Remembers an open directory of the plan.
+    pub fn keep_open(&self, id: DirId, dir: OwnedFd) {
+        self.dirs.lock().put(id, Arc::new(dir), 1);
+    }
+
+    /// Looks at the place of an entry that is no directory. A directory in its place is removed if it is empty, or,
+    /// where `delete` is asked for, with all that is in it.
+    pub fn look(
+        &self,
+        dir: BorrowedFd<'_>,
+        entry: &Entry,
+        overwrite: Overwrite,
+        delete: bool,
+        dry: bool,
+    ) -> Outcome<Place> {
+        let name = component(&entry.name)?;
+        let Some(stat) = existing(dir, name).map_err(|e| local("look at", &entry.name, e))? else {
+            return Ok(Place::Free);
+        };
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let modified = (stat.st_mtime, stat.st_mtime_nsec as u32);
+        let theirs = (entry.modified.seconds, entry.modified.nanoseconds);
+        let same_kind = kind == file_type(entry.kind);
+        match overwrite {
+            Overwrite::Refuse | Overwrite::Never => return Ok(Place::Keep),
+            Overwrite::IfNewer if theirs <= modified => return Ok(Place::Keep),
+            Overwrite::IfChanged if same_kind && theirs == modified => {
+                if kind == FileType::RegularFile && u64::try_from(stat.st_size) == Ok(entry.size) {
+                    return Ok(Place::Same);
+                }
+                if kind != FileType::RegularFile && self.same_special(dir, name, entry, &stat) {
+                    return Ok(Place::Keep);
+                }
+            }
+            _ => {}
+        }
+        if kind == FileType::Directory && !dry {
+            let removed = if delete {
+                remove_tree(dir, name, stat.st_dev, 0)
+            } else {
+                rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR).map_err(Into::into)
+            };
+            removed.map_err(|e| local("replace the directory", &entry.name, e))?;
+        }
+        Ok(Place::Free)
+    }
+
+    fn same_special(&self, dir: BorrowedFd<'_>, name: &OsStr, entry: &Entry, stat: &Stat) -> bool {
+        match (&entry.target, entry.device) {
+            (Some(target), _) => {
+                rustix::fs::readlinkat(dir, name, Vec::new()).is_ok_and(|at| at.as_bytes() == &target[..])
+            }
+            (None, Some(device)) => rustix::fs::makedev(device.major, device.minor) == stat.st_rdev,
+            (None, None) => true,
+        }
+    }
+
+    fn temporary(&self, number: &str) -> String {
+        format!("{}{number}", self.prefix)
+    }
+
+    /// The file under its temporary name, made as long as it will be: what nobody writes is a hole.
+    pub fn file(&self, dir: BorrowedFd<'_>, id: FileId, bytes: u64) -> Result<Arc<File>, io::Error> {
+        if let Some(open) = self.files.lock().get(&id) {
+            return Ok(open);
+        }
+        let name = self.temporary(&format!("{id:x}"));
+        let name = OsStr::new(&name);
+        let new = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        let file = match open_beneath(dir, name, new, 0o600) {
+            Ok(fd) => {
+                let file = File::from(fd);
+                file.set_len(bytes)?;
+                file
+            }
+            Err(Errno::EXIST) => {
+                let file = File::from(open_beneath(dir, name, OFlags::RDWR, 0)?);
+                let stat = rustix::fs::fstat(&file)?;
+                if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink != 1 {
+                    return Err(io::Error::other("somebody put something else in its place"));
+                }
+                file
+            }
+            Err(e) => return Err(e.into()),
+        };
+        let file = Arc::new(file);
+        self.files.lock().put(id, Arc::clone(&file), 1);
+        Ok(file)
+    }
+
+    /// Gives a whole file its metadata, then its name.
+    pub fn publish(
+        &self,
+        dir: BorrowedFd<'_>,
+        id: FileId,
+        entry: &Entry,
+        overwrite: Overwrite,
+        set: &Setter,
+    ) -> Result<(), io::Error> {
+        let file = self.file(dir, id, entry.size)?;
+        set.file(file.as_fd(), entry);
+        let name = component(&entry.name).map_err(|e| io::Error::other(e.message))?;
+        rename(dir, OsStr::new(&self.temporary(&format!("{id:x}"))), name, overwrite)
+    }
+
+    /// Opens a file that is whole, to read it again.
+    pub fn reopen(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<File, io::Error> {
+        let name = component(name).map_err(|e| io::Error::other(e.message))?;
+        let file = File::from(open_beneath(dir, name, OFlags::RDONLY | OFlags::NONBLOCK, 0)?);
+        if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::RegularFile {
+            return Err(io::Error::other("it is not a regular file any more"));
+        }
+        Ok(file)
+    }
+
+    /// Removes what was written of a file that cannot be had whole.
+    pub fn discard(&self, dir: BorrowedFd<'_>, id: FileId) -> Result<(), io::Error> {
+        match rustix::fs::unlinkat(dir, OsStr::new(&self.temporary(&format!("{id:x}"))), AtFlags::empty()) {
+            Err(Errno::NOENT) | Ok(()) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Makes a symbolic link, fifo or device with its metadata.
+    pub fn special(
+        &self,
+        dir: BorrowedFd<'_>,
+        entry: &Entry,
+        overwrite: Overwrite,
+        set: &Setter,
+    ) -> Result<(), io::Error> {
+        let name = component(&entry.name).map_err(|e| io::Error::other(e.message))?;
+        let temporary = self.temporary("special");
+        let temporary = OsStr::new(&temporary);
+        let mode = Mode::from_raw_mode(0o600);
+        match (entry.kind, &entry.target, entry.device) {
+            (EntryKind::Symlink, Some(target), _) => rustix::fs::symlinkat(OsStr::from_bytes(target), dir, temporary)?,
+            (EntryKind::Fifo, ..) => rustix::fs::mknodat(dir, temporary, FileType::Fifo, mode, 0)?,
+            (EntryKind::CharDevice | EntryKind::BlockDevice, _, Some(device)) => {
+                let number = rustix::fs::makedev(device.major, device.minor);
+                rustix::fs::mknodat(dir, temporary, file_type(entry.kind), mode, number)?;
+            }
+            _ => return Err(io::Error::other("an entry without what its kind needs")),
+        }
+        let node = File::from(open_beneath(dir, temporary, OFlags::PATH, 0)?);
+        set.special(&node, entry, entry.kind == EntryKind::Symlink);
+        rename(dir, temporary, name, overwrite)
+    }
+
+    /// A further name for an entry that is there. A link in its place is not followed.
+    pub fn link(
+        &self,
+        first: (BorrowedFd<'_>, &[u8]),
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        overwrite: Overwrite,
+    ) -> Result<(), io::Error> {
+        let checked = |name| component(name).map_err(|e| io::Error::other(e.message));
+        let temporary = self.temporary("link");
+        let temporary = OsStr::new(&temporary);
+        rustix::fs::linkat(first.0, checked(first.1)?, dir, temporary, AtFlags::empty())?;
+        rename(dir, temporary, checked(name)?, overwrite)?;
+        // rename(2) does nothing where both names are the same file already.
+        match rustix::fs::unlinkat(dir, temporary, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Removes entries of a directory that `unwanted` names. Says how many.
+    pub fn delete(&self, dir: BorrowedFd<'_>, unwanted: &mut dyn FnMut(&[u8], bool) -> Outcome<bool>) -> Outcome<u64> {
+        let here = rustix::fs::fstat(dir).map_err(|e| local("look at", b".", e))?;
+        let mut names = Vec::new();
+        for entry in Dir::read_from(dir).map_err(|e| local("read", b".", e))? {
+            let entry = entry.map_err(|e| local("read", b".", e))?;
+            let name = entry.file_name().to_bytes();
+            if is_name(name) {
+                names.push(name.to_vec());
+            }
+        }
+        let mut removed = 0;
+        for name in names {
+            let file = component(&name)?;
+            let Some(stat) = existing(dir, file).map_err(|e| local("look at", &name, e))? else { continue };
+            let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            if unwanted(&name, directory)? {
+                remove_tree(dir, file, here.st_dev, 0).map_err(|e| local("delete", &name, e))?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// Gives a temporary name its final one. Where nothing may be replaced, the kernel refuses.
+fn rename(dir: BorrowedFd<'_>, from: &OsStr, to: &OsStr, overwrite: Overwrite) -> Result<(), io::Error> {
+    if !matches!(overwrite, Overwrite::Refuse | Overwrite::Never) {
+        return rustix::fs::renameat(dir, from, dir, to).map_err(Into::into);
+    }
+    match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
+        // The file system lacks it: link refuses as well.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            rustix::fs::linkat(dir, from, dir, to, AtFlags::empty())?;
+            rustix::fs::unlinkat(dir, from, AtFlags::empty()).map_err(Into::into)
+        }
+        other => other.map_err(Into::into),
+    }
+}
+
+fn file_type(kind: EntryKind) -> FileType {
+    match kind {
+        EntryKind::File => FileType::RegularFile,
+        EntryKind::Directory => FileType::Directory,
+        EntryKind::Symlink => FileType::Symlink,
+        EntryKind::Fifo => FileType::Fifo,
+        EntryKind::CharDevice => FileType::CharacterDevice,
+        EntryKind::BlockDevice => FileType::BlockDevice,
+    }
+}
+
+fn is_empty(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Removes an entry and, for a directory, what is in it; never on another file system, never through a link.
+fn remove_tree(dir: BorrowedFd<'_>, name: &OsStr, device: u64, depth: usize) -> Result<(), io::Error> {
+    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        other => return other.map_err(Into::into),
+    }
+    let inner = open_beneath(dir, name, DIRECTORY, 0)?;
+    if rustix::fs::fstat(&inner)?.st_dev != device {
+        return Err(io::Error::other("it lies on another file system"));
+    }
+    if depth >= DELETE_DEPTH_MAX {
+        return Err(io::Error::other("directories too deep inside one another"));
+    }
+    let mut names = Vec::new();
+    for entry in Dir::read_from(&inner)? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if is_name(&name) {
+            names.push(name);
+        }
+    }
+    for name in names {
+        remove_tree(inner.as_fd(), OsStr::from_bytes(&name), device, depth + 1)?;
+    }
+    rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR).map_err(Into::into)
+}

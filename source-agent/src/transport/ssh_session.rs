@@ -1,0 +1,364 @@
+//! The thread that runs one SSH connection.
+
+use crate::transport::COMMAND;
+use crate::transport::ssh::{Shared, Target, Trouble};
+use russh::client::{self, ChannelOpenHandle, DisconnectReason, Handle, Msg};
+use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
+use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect, Preferred, cipher, compression};
+use shared::text::printable;
+use std::borrow::Cow;
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout as within;
+
+/// Bytes read from a caller at a time.
+const COPY_BYTES: usize = 128 << 10;
+/// What may be on its way to us: enough for 300 MiB/s at 40 ms.
+const WINDOW_BYTES: u32 = 32 << 20;
+/// The longest wait for one address to accept.
+const CONNECT_WAIT: Duration = Duration::from_secs(30);
+/// A dead peer is seen after four unanswered keepalives.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// What a server showed in place of a pinned key.
+#[derive(Debug, Clone)]
+pub(super) enum Offered {
+    Key(Vec<u8>),
+    /// No key of a pinned type.
+    Other(String),
+}
+
+/// Runs the connection to its end. Tells through `opened` whether the command was started.
+pub(super) fn run(
+    target: &Target,
+    key: PrivateKey,
+    caller: StdUnixStream,
+    shared: &Arc<Shared>,
+    timeout: Duration,
+    opened: &SyncSender<Result<(), Trouble>>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return drop(opened.send(Err(Trouble::Ssh(e.to_string())))),
+    };
+    runtime.block_on(async {
+        let stopped = shared.stop.notified();
+        tokio::pin!(stopped);
+        let connected = tokio::select! {
+            connected = connect(target, key, shared, timeout) => connected,
+            () = &mut stopped => return,
+        };
+        match connected.and_then(|connected| Ok((connected, asynchronous(caller)?))) {
+            Ok((connected, caller)) => {
+                // The opener waits for this.
+                let _ = opened.send(Ok(()));
+                pump(connected, caller, shared, stopped).await;
+            }
+            Err(trouble) => drop(opened.send(Err(trouble))),
+        }
+    });
+    // A name look-up that hangs must not hold the thread.
+    runtime.shutdown_background();
+    shared.state.lock().ended = true;
+    shared.changed.notify_all();
+}
+
+fn asynchronous(caller: StdUnixStream) -> Result<UnixStream, Trouble> {
+    let converted = caller.set_nonblocking(true).and_then(|()| UnixStream::from_std(caller));
+    converted.map_err(|e| Trouble::Ssh(e.to_string()))
+}
+
+struct Connected {
+    handle: Handle<Handler>,
+    reading: ChannelReadHalf,
+    writing: ChannelWriteHalf<Msg>,
+}
+
+async fn connect(
+    target: &Target,
+    key: PrivateKey,
+    shared: &Arc<Shared>,
+    timeout: Duration,
+) -> Result<Connected, Trouble> {
+    let socket = dial(target, timeout.min(CONNECT_WAIT)).await?;
+    let offered = Arc::new(parking_lot::Mutex::new(None));
+    let handler = Handler {
+        pins: target.pins.iter().map(|pin| pin.key.blob().to_vec()).collect(),
+        offered,
+        shared: shared.clone(),
+    };
+    let offered = handler.offered.clone();
+    let connecting = within(timeout, client::connect_stream(Arc::new(config()), socket, handler)).await;
+    let mut handle = match connecting {
+        Err(_) => return Err(Trouble::Timeout("key exchange")),
+        Ok(Ok(handle)) => handle,
+        Ok(Err(e)) => return Err(exchange_failed(&e, offered.lock().take())),
+    };
+    let login = handle.authenticate_publickey(&target.user, PrivateKeyWithHashAlg::new(Arc::new(key), None));
+    match within(timeout, login).await {
+        Err(_) => return Err(Trouble::Timeout("login")),
+        Ok(Ok(result)) if result.success() => {}
+        Ok(Ok(_)) => return Err(Trouble::Login(String::new())),
+        Ok(Err(e)) => return Err(Trouble::Login(format!(": {}", words(&e)))),
+    }
+    let start = async {
+        let channel = handle.channel_open_session().await?;
+        channel.exec(true, COMMAND).await?;
+        Ok::<_, russh::Error>(channel)
+    };
+    match within(timeout, start).await {
+        Err(_) => Err(Trouble::Timeout("starting the sink")),
+        Ok(Err(e)) => Err(Trouble::Start(words(&e))),
+        Ok(Ok(channel)) => {
+            let (reading, writing) = channel.split();
+            Ok(Connected { handle, reading, writing })
+        }
+    }
+}
+
+fn config() -> client::Config {
+    client::Config {
+        preferred: Preferred {
+            // Fast on every machine with AES instructions; the default order has ChaCha20 first.
+            cipher: Cow::Borrowed(&[cipher::AES_256_GCM, cipher::CHACHA20_POLY1305, cipher::AES_256_CTR]),
+            // Pinned keys are of this type.
+            key: Cow::Borrowed(&[russh::keys::Algorithm::Ed25519]),
+            // What is sent is sealed and compressed already; what comes is not to be inflated.
+            compression: Cow::Borrowed(&[compression::NONE]),
+            ..Preferred::DEFAULT
+        },
+        window_size: WINDOW_BYTES,
+        maximum_packet_size: 65_535,
+        keepalive_interval: Some(KEEPALIVE),
+        keepalive_max: 4,
+        nodelay: true,
+        ..client::Config::default()
+    }
+}
+
+/// Tries each address of the host in turn.
+async fn dial(target: &Target, timeout: Duration) -> Result<TcpStream, Trouble> {
+    let looked_up = within(timeout, tokio::net::lookup_host((target.host.as_str(), target.port))).await;
+    let addresses: Vec<_> = match looked_up {
+        Err(_) => return Err(Trouble::Dns("the name servers do not answer in time".into())),
+        Ok(Err(e)) => return Err(Trouble::Dns(e.to_string())),
+        Ok(Ok(addresses)) => addresses.collect(),
+    };
+    let mut last = Trouble::Dns("it has no address".into());
+    for address in addresses {
+        match within(timeout, TcpStream::connect(address)).await {
+            Ok(Ok(socket)) => {
+                // Small requests must not wait for more; a socket that cannot do it still works.
+                let _ = socket.set_nodelay(true);
+                return Ok(socket);
+            }
+            Err(_) => last = Trouble::Timeout("connecting"),
+            Ok(Err(e)) => {
+                last = match e.kind() {
+                    ErrorKind::ConnectionRefused => Trouble::Refused(e.to_string()),
+                    ErrorKind::TimedOut => Trouble::Timeout("connecting"),
+                    _ => Trouble::Unreachable(e.to_string()),
+                }
+            }
+        }
+    }
+    Err(last)
+}
+
+fn exchange_failed(error: &russh::Error, offered: Option<Offered>) -> Trouble {
+    match (error, offered) {
+        (_, Some(offered)) => Trouble::HostKey(offered),
+        (russh::Error::NoCommonAlgo { kind: russh::AlgorithmKind::Key, theirs, .. }, None) => {
+            let types = printable(theirs.join(", ").as_bytes(), 200);
+            Trouble::HostKey(Offered::Other(format!("no key of type ssh-ed25519, only {types}")))
+        }
+        (error, None) => Trouble::Ssh(words(error)),
+    }
+}
+
+/// An error in words that are safe to show: parts of it may come from the server.
+fn words(error: &russh::Error) -> String {
+    printable(error.to_string().as_bytes(), 300)
+}
+
+/// Copies both ways until either side ends.
+async fn pump(connected: Connected, caller: UnixStream, shared: &Shared, stopped: impl Future<Output = ()>) {
+    let Connected { mut handle, reading, writing } = connected;
+    let (from_caller, to_caller) = caller.into_split();
+    let outgoing = send(from_caller, &writing);
+    let incoming = receive(reading, to_caller, shared);
+    tokio::pin!(outgoing, incoming, stopped);
+    let mut sending = true;
+    loop {
+        tokio::select! {
+            () = &mut outgoing, if sending => sending = false,
+            () = &mut incoming => break,
+            () = &mut stopped => break,
+        }
+    }
+    // Both take no longer than a moment, or the connection is dead anyway.
+    let _ = within(Duration::from_secs(1), handle.disconnect(Disconnect::ByApplication, "", "")).await;
+    let _ = within(Duration::from_secs(1), &mut handle).await;
+}
+
+async fn send(mut from: OwnedReadHalf, writing: &ChannelWriteHalf<Msg>) {
+    loop {
+        let mut bytes = Vec::with_capacity(COPY_BYTES);
+        match from.read_buf(&mut bytes).await {
+            Ok(0) | Err(_) => {
+                // The end of our requests. A channel that is closed needs no end.
+                let _ = writing.eof().await;
+                return;
+            }
+            // A channel that is closed shows where it is read.
+            Ok(_) if writing.data_bytes(bytes).await.is_err() => return,
+            Ok(_) => {}
+        }
+    }
+}
+
+async fn receive(mut reading: ChannelReadHalf, mut to: OwnedWriteHalf, shared: &Shared) {
+    let mut open = true;
+    while let Some(message) = reading.wait().await {
+        match message {
+            ChannelMsg::Data { data } if open => open = to.write_all(&data).await.is_ok(),
+            ChannelMsg::ExtendedData { data, .. } => shared.state.lock().stderr.push(&data),
+            ChannelMsg::ExitStatus { exit_status } => shared.state.lock().status = Some(exit_status),
+            ChannelMsg::ExitSignal { signal_name, .. } => {
+                let name = printable(format!("{signal_name:?}").as_bytes(), 40);
+                shared.state.lock().reason = Some(format!("the sink's program was ended by signal {name}"));
+            }
+            ChannelMsg::Failure => {
+                shared.state.lock().reason = Some("the server refused to start the sink's program".into());
+                return;
+            }
+            // No more output; the exit status follows.
+            ChannelMsg::Eof => drop(to.shutdown().await),
+            ChannelMsg::Close => return,
+            _ => {}
+        }
+    }
+}
+
+struct Handler {
+    pins: Vec<Vec<u8>>,
+    offered: Arc<parking_lot::Mutex<Option<Offered>>>,
+    shared: Arc<Shared>,
+}
+
+impl client::Handler for Handler {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, offered: &PublicKeyOrCertificate) -> Result<bool, russh::Error> {
+        let offered = match offered {
+            PublicKeyOrCertificate::PublicKey { key, .. } => match key.to_bytes() {
+                Ok(blob) if self.pins.contains(&blob) => return Ok(true),
+                Ok(blob) => Offered::Key(blob),
+                Err(e) => Offered::Other(printable(e.to_string().as_bytes(), 100)),
+            },
+            PublicKeyOrCertificate::Certificate(_) => Offered::Other("a certificate".into()),
+        };
+        *self.offered.lock() = Some(offered);
+        Ok(false)
+    }
+
+    async fn disconnected(&mut self, reason: DisconnectReason<russh::Error>) -> Result<(), russh::Error> {
+        let mut state = self.shared.state.lock();
+        match reason {
+            DisconnectReason::ReceivedDisconnect(info) => {
+                let text = printable(info.message.as_bytes(), 200);
+                state.reason.get_or_insert(format!("the server ended the connection: {text}"));
+                Ok(())
+            }
+            DisconnectReason::Error(e) => {
+                // An end behind an exit status is the ordinary one.
+                if state.status.is_none() {
+                    state.reason.get_or_insert(format!("the connection broke: {}", words(&e)));
+                }
+                Err(e)
+            }
+        }
+    }
+
+    // A server has no business opening channels: the library would accept these.
+
+    async fn server_channel_open_forwarded_tcpip(
+        &mut self,
+        _: russh::Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        refused: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), russh::Error> {
+        refuse(refused).await
+    }
+    async fn server_channel_open_forwarded_streamlocal(
+        &mut self,
+        _: russh::Channel<Msg>,
+        _: &str,
+        refused: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), russh::Error> {
+        refuse(refused).await
+    }
+    async fn server_channel_open_agent_forward(
+        &mut self,
+        _: russh::Channel<Msg>,
+        refused: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), russh::Error> {
+        refuse(refused).await
+    }
+    async fn server_channel_open_session(
+        &mut self,
+        _: russh::Channel<Msg>,
+        refused: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), russh::Error> {
+        refuse(refused).await
+    }
+    async fn server_channel_open_direct_tcpip(
+        &mut self,
+        _: russh::Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        refused: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), russh::Error> {
+        refuse(refused).await
+    }
+    async fn server_channel_open_direct_streamlocal(
+        &mut self,
+        _: russh::Channel<Msg>,
+        _: &str,
+        refused: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), russh::Error> {
+        refuse(refused).await
+    }
+    async fn server_channel_open_x11(
+        &mut self,
+        _: russh::Channel<Msg>,
+        _: &str,
+        _: u32,
+        refused: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), russh::Error> {
+        refuse(refused).await
+    }
+}
+
+async fn refuse(open: ChannelOpenHandle) -> Result<(), russh::Error> {
+    open.reject(russh::ChannelOpenFailure::AdministrativelyProhibited).await;
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! Temporary directories, gone when a test ends, whoever owns what lies in them.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// A directory of one test. Others may pass through it: sessions of other accounts work below it.
+#[derive(Debug)]
+pub struct Place {
+    dir: Option<tempfile::TempDir>,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("pawl-test-").tempdir().expect("a temporary directory");
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        Self { dir: Some(dir) }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.as_ref().expect("the place is still there").path()
+    }
+
+    pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// A new directory in it.
+    pub fn dir(&self, name: &str) -> PathBuf {
+        let path = self.join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if std::env::var_os("PAWL_TESTS_KEEP").is_some()
+            && let Some(dir) = self.dir.take()
+        {
+            eprintln!("kept: {}", dir.keep().display());
+            return;
+        }
+        // Directories without permissions would stay behind when an ordinary user runs the tests.
+        if let Some(dir) = &self.dir
+            && !rustix::process::geteuid().is_root()
+        {
+            open_up(dir.path());
+        }
+    }
+}
+
+fn open_up(dir: &Path) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            // What cannot be opened cannot be removed either; the system's cleaning of /tmp gets it.
+            let _ = std::fs::set_permissions(entry.path(), PermissionsExt::from_mode(0o700));
+            open_up(&entry.path());
+        }
+    }
+}

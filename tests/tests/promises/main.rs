@@ -1,0 +1,22 @@
+//! The promises, one file each. All run the real programs.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod big;
+mod cli_contract;
+mod clone;
+mod crash;
+mod deploy;
+mod full_disk;
+mod history;
+mod hostile_restore;
+mod hostile_sink;
+mod hostile_source;
+mod main_job;
+mod metadata;
+mod poisoning;
+mod refusals;
+mod roles;
+mod shut_doors;
+mod tidy;
+mod unchanged;
+mod wire;
