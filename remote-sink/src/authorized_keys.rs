@@ -78,7 +78,7 @@ fn is_one_word(text: &str) -> bool {
 }
 
 /// A path as one word of a POSIX shell: sshd runs forced commands through the account's shell.
-fn shell_word(path: &Path, what: &'static str) -> Result<String, AuthorizedKeysError> {
+pub fn shell_word(path: &Path, what: &'static str) -> Result<String, AuthorizedKeysError> {
     let refused = AuthorizedKeysError::Unquotable { what };
     let Some(text) = path.to_str() else { return Err(refused) };
     if !path.is_absolute() || text.chars().any(char::is_control) {

@@ -1,6 +1,7 @@
 //! `remote-sink init`: makes a vault.
 
 use super::{Context, DONE};
+use crate::authorized_keys::shell_word;
 use crate::cli::vault;
 use crate::listen::HOST_KEY_KIND;
 use crate::report::Failure;
@@ -106,12 +107,15 @@ fn say(root: &Path, sink: &SigningKey, context: &mut Context<'_>) -> Result<u8, 
         return DONE;
     }
     let program = std::env::current_exe().map_err(|e| Failure::io("find", Path::new("remote-sink"), &e))?;
-    let (program, shown) = (program.display(), root.display());
+    let shown = root.display();
+    // cron gives `%` a meaning of its own.
+    let word = |path: &Path| shell_word(path, "a path").map(|word| word.replace('%', "\\%"));
+    let (program, quoted) = (word(&program)?, word(root)?);
     context.line(format!("Made a vault in {shown}   sink key {}", fingerprint_words(sink.as_bytes())))?;
     context.remark("It keeps everything that it is sent. Copy sink.key and listen.key to a safe place.")?;
     context.remark("Next:  remote-sink enroll 'source-card:1,...' --address USER@HOST --install")?;
     context.remark("For `crontab -e`: read everything again once a week, and complain when a source falls silent:")?;
-    context.remark(format!("17 3 * * 0  {program} verify --root {shown} --quiet"))?;
-    context.remark(format!("47 7 * * *  {program} status --root {shown} --max-age 36h --quiet"))?;
+    context.remark(format!("17 3 * * 0  {program} verify --root {quoted} --quiet"))?;
+    context.remark(format!("47 7 * * *  {program} status --root {quoted} --max-age 36h --quiet"))?;
     DONE
 }

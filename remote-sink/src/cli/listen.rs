@@ -2,7 +2,7 @@
 
 use super::{Context, DONE};
 use crate::cli::vault::Vault;
-use crate::listen::{self, ListenOptions, Log};
+use crate::listen::{self, Graces, ListenOptions, Log};
 use crate::report::Failure;
 use std::path::Path;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,7 +29,8 @@ pub fn run(args: &ListenArgs, context: &mut Context<'_>) -> Result<u8, Failure> 
         (_, true) => Log::Details,
         _ => Log::Lines,
     };
-    let options = ListenOptions { root: vault.layout.root().to_owned(), address, program, log };
+    let options =
+        ListenOptions { root: vault.layout.root().to_owned(), address, program, log, graces: Graces::default() };
     let start = |e| Failure::from(listen::ListenError::Start(e));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(start)?;
     let out = &mut *context.out;

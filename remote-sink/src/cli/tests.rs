@@ -304,3 +304,111 @@ fn help_texts_are_pinned() {
         insta::assert_snapshot!(format!("help_{name}"), sub.render_long_help());
     }
 }
+
+/// Stores a snapshot as a session would: page, body, head, receipt. Its archive is not there.
+fn store_snapshot(desk: &Desk, seed: u8, received: i64) -> String {
+    use crate::store::{Name, layout::object_dir};
+    use shared::codec::{Blob, List};
+    use shared::format::receipt::Receipt;
+    use shared::format::snapshot::{Body, FLAG_INCOMPLETE, Head, Page, PageEntry, SealedRoot};
+    use shared::id::{ArchiveId, ArchiveNumber, Digest, Lineage, Salt, Series, SessionId};
+    use shared::signature::{Plain, sign};
+
+    let name: shared::id::SourceName = "web1".parse().unwrap();
+    let layout = Layout::new(desk.root());
+    let card = desk.enrolment("web1").card;
+    let (source, lineage) = (card.source_id(), Lineage::new([4; 16]));
+    let text = fs::read_to_string(layout.sink_key()).unwrap();
+    let sink = shared::keyfile::read_signing_key(shared::keyfile::SINK_KEY, &text).unwrap();
+    let entry =
+        PageEntry { number: ArchiveNumber::FIRST, id: ArchiveId::new([9; 32]), live: Blob::new(vec![1]).unwrap() };
+    let page = Plain::new(Page { source, lineage, archives: List::new(vec![entry]).unwrap() }).unwrap();
+    let sealed = Blob::new(vec![0; 4096]).unwrap();
+    let root = SealedRoot { salt: Salt::new([1; 32]), plain: Digest::new([2; 32]), sealed };
+    let body = Plain::new(Body { pages: List::new(vec![page.digest()]).unwrap(), root }).unwrap();
+    let head = Head {
+        source,
+        lineage,
+        sink: sink.verify_key(),
+        sequence: 0,
+        previous: None,
+        series: Series::new([0xab; 16]),
+        flags: FLAG_INCOMPLETE,
+        created: received - 86_400,
+        session: SessionId::new([3; 32]),
+        body: body.digest(),
+        remotes: List::empty(),
+        reason: None,
+    };
+    let head = sign(head, &SigningKey::from_seed(&[seed; 32])).unwrap();
+    let receipt = Receipt {
+        source,
+        lineage,
+        sink: sink.verify_key(),
+        sequence: 0,
+        head: head.digest(),
+        received,
+        previous: None,
+        journal: None,
+        archives: 1,
+        keep_until: None,
+    };
+    let receipt = sign(receipt, &sink).unwrap();
+    for (object, bytes) in [
+        (Name::Page(page.digest()), page.as_bytes()),
+        (Name::Body(body.digest()), body.as_bytes()),
+        (Name::Head(lineage, 0), head.as_bytes()),
+        (Name::Receipt(lineage, 0), receipt.as_bytes()),
+    ] {
+        assert!(layout.source(&name).join(object_dir(&object)).is_dir(), "enroll made the directory");
+        fs::write(layout.object(&name, &object), bytes).unwrap();
+    }
+    head.digest().short()
+}
+
+#[test]
+fn snapshots_and_status_show_what_was_accepted() {
+    let desk = Desk::new();
+    desk.enroll(&card("web1", 1, None), &[]).unwrap();
+    let day_ago = jiff::Timestamp::now().as_second() - 86_400;
+    let id = store_snapshot(&desk, 1, day_ago);
+    let out = desk.run(&["snapshots"], "").unwrap();
+    let line = out.lines().find(|line| line.starts_with(&id)).unwrap();
+    assert!(line.contains("incomplete") && line.contains("abababab") && line.ends_with("web1 ok"), "{out}");
+    let json: serde_json::Value = serde_json::from_str(desk.run(&["snapshots", "--json"], "").unwrap().trim()).unwrap();
+    assert_eq!((&json["short_id"], &json["pages"], &json["archives"]), (&id.as_str().into(), &1.into(), &1.into()));
+    for (max_age, code) in [("36h", exit::OK), ("12h", exit::FAILED)] {
+        let (result, out) = desk.run_code(&["status", "--max-age", max_age], "");
+        assert_eq!(code_of(result), code_of(Ok(ExitCode::from(code))), "{max_age}: {out}");
+    }
+    let json: serde_json::Value = serde_json::from_str(desk.run(&["status", "--json"], "").unwrap().trim()).unwrap();
+    assert_eq!((&json["objects"], &json["snapshots"]), (&4.into(), &1.into()));
+    assert!(json["bytes"].as_u64().unwrap() >= 4 * 4096, "small objects are charged 4 KiB: {json}");
+    assert!(desk.run(&["rebuild"], "").unwrap().contains("4 objects"));
+}
+
+#[test]
+fn damage_is_shown_and_changes_the_exit_code() {
+    let desk = Desk::new();
+    desk.enroll(&card("web1", 1, None), &[]).unwrap();
+    assert_eq!(code_of(desk.run_code(&["verify"], "").0), code_of(Ok(ExitCode::SUCCESS)));
+    // The archive that the snapshot names is not there.
+    let id = store_snapshot(&desk, 1, 1_790_000_000);
+    for command in ["verify", "scrub"] {
+        let (code, out) = desk.run_code(&[command, "-q"], "");
+        assert_eq!(code_of(code), code_of(Ok(ExitCode::from(exit::DAMAGE))), "{out}");
+        assert!(out.starts_with("web1  1 snapshots: signatures 1 ok"), "{out}");
+    }
+    let heads = Layout::new(desk.root()).shelf(&"web1".parse().unwrap(), crate::store::Shelf::Heads);
+    let head = fs::read_dir(heads).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = fs::read(&head).unwrap();
+    bytes[40] ^= 1;
+    fs::write(&head, bytes).unwrap();
+    let out = desk.run(&["snapshots"], "").unwrap();
+    assert!(out.contains("DAMAGED") && !out.contains(&id), "{out}");
+    assert_eq!(code_of(desk.run_code(&["status"], "").0), code_of(Ok(ExitCode::from(exit::UNKNOWN))));
+    // A head that another key signed is no head of this source.
+    store_snapshot(&desk, 2, 1_790_000_000);
+    assert!(desk.run(&["snapshots"], "").unwrap().contains("DAMAGED"));
+    assert_eq!(desk.run(&["verify", "nobody"], "").unwrap_err().exit, exit::NO_SUCH);
+}

@@ -31,12 +31,8 @@ pub fn root(flag: Option<&Path>) -> Result<PathBuf, Failure> {
         return std::path::absolute(root).map_err(|e| Failure::io("find", root, &e));
     }
     for file in config_files() {
-        if let Some(root) = Config::load(&file)?.and_then(|config| config.store.root) {
-            return if root.is_absolute() {
-                Ok(root)
-            } else {
-                Err(Failure::new("config", format!("{}: [store] root is not an absolute path", file.display())))
-            };
+        if let Some(config) = Config::load(&file)? {
+            return named_root(config, &file);
         }
     }
     Err(Failure::new("no-vault", "no vault was named")
@@ -44,6 +40,20 @@ pub fn root(flag: Option<&Path>) -> Result<PathBuf, Failure> {
             "add --root DIR, set REMOTE_SINK_ROOT, or put root = \"DIR\" under [store] in /etc/remote-sink/config.toml",
         )
         .exit(exit::USAGE))
+}
+
+/// The machine's file says where the vault is and nothing else: a rule that is not read must not seem to hold.
+fn named_root(mut config: Config, file: &Path) -> Result<PathBuf, Failure> {
+    let wrong = |why: &str| Failure::new("config", format!("{}: {why}", file.display()));
+    let root = config.store.root.take().ok_or_else(|| wrong("it has no root under [store]"))?;
+    if !root.is_absolute() {
+        return Err(wrong("[store] root is not an absolute path"));
+    }
+    if config != Config::empty() {
+        return Err(wrong("only [store] root is read from this file")
+            .help(format!("move the rest into {}", root.join("vault.toml").display())));
+    }
+    Ok(root)
 }
 
 /// An existing vault.
@@ -150,5 +160,24 @@ impl Vault {
     /// The public host key of `listen`.
     pub fn listen_key(&self) -> Result<SshKey, Failure> {
         Ok(listen::public_key(&self.layout)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machines_file_names_the_vault_and_nothing_else() {
+        let root = |text: &str| named_root(Config::parse(text).unwrap(), Path::new("/etc/x.toml"));
+        assert_eq!(root("config-version = 1\n[store]\nroot = '/srv/b'").unwrap(), Path::new("/srv/b"));
+        for bad in [
+            "",
+            "[store]\nroot = 'b'",
+            "[store]\nroot = '/b'\nmin-free = '1GiB'",
+            "[store]\nroot = '/b'\n[defaults]\nquota = '1GiB'",
+        ] {
+            assert_eq!(root(&format!("config-version = 1\n{bad}")).unwrap_err().code, "config", "{bad}");
+        }
     }
 }

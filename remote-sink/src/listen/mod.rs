@@ -68,6 +68,21 @@ pub struct ListenOptions {
     /// The program that is started for each session: this one.
     pub program: PathBuf,
     pub log: Log,
+    /// How long a connection may take to show a key, and then to ask for a session.
+    pub graces: Graces,
+}
+
+/// When a connection without a session ends.
+#[derive(Debug, Clone, Copy)]
+pub struct Graces {
+    pub login: Duration,
+    pub idle: Duration,
+}
+
+impl Default for Graces {
+    fn default() -> Self {
+        Self { login: LOGIN_GRACE, idle: IDLE_GRACE }
+    }
 }
 
 /// The server's log on standard error.
@@ -106,6 +121,7 @@ pub struct Shared {
     layout: Layout,
     program: PathBuf,
     log: Log,
+    graces: Graces,
     waiting: Arc<WaitingRoom>,
     sessions: Arc<Sessions>,
     windows: Arc<Budget>,
@@ -172,6 +188,7 @@ pub async fn run(
         layout,
         program: options.program,
         log: options.log,
+        graces: options.graces,
         waiting: WaitingRoom::new(WAITING_MAX),
         sessions: Sessions::new(SESSIONS_MAX, SESSIONS_OF_ONE_MAX),
         windows: Budget::new(WINDOW_BYTES_MAX),
@@ -218,7 +235,7 @@ async fn connection(
     let Ok((closer, local)) = prepare(&socket) else { return };
     let (inside, state) = watch::channel(Inside::Waiting);
     let place = shared.waiting.enter(peer.ip(), closer.clone());
-    let log = shared.log;
+    let (log, graces) = (shared.log, shared.graces);
     let door = Door::new(shared, (peer, local), place, inside);
     let session = async {
         let running = server::run_stream(config, socket, door).await?;
@@ -238,7 +255,7 @@ async fn connection(
         ended = session => if let Err(e) = ended {
             log.detail(peer, &format!("ended: {e}"));
         },
-        () = too_long(state) => log.detail(peer, "ended: no session was asked for in time"),
+        () = too_long(state, graces) => log.detail(peer, "ended: no session was asked for in time"),
     }
     // Also ends the server's own task of this connection, wherever it waits.
     closer.close();
@@ -251,11 +268,11 @@ fn prepare(socket: &TcpStream) -> io::Result<(Closer, SocketAddr)> {
 }
 
 /// Ends when a connection has been without a session for too long.
-async fn too_long(mut state: watch::Receiver<Inside>) {
+async fn too_long(mut state: watch::Receiver<Inside>, graces: Graces) {
     loop {
         let grace = match *state.borrow_and_update() {
-            Inside::Waiting => LOGIN_GRACE,
-            Inside::Idle => IDLE_GRACE,
+            Inside::Waiting => graces.login,
+            Inside::Idle => graces.idle,
             Inside::Busy => Duration::MAX,
         };
         match tokio::time::timeout(grace, state.changed()).await {

@@ -27,6 +27,10 @@ struct Server {
 
 impl Server {
     async fn start(script: &str) -> Self {
+        Self::start_with(script, Graces::default()).await
+    }
+
+    async fn start_with(script: &str, graces: Graces) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path());
         layout.create_vault_dirs().unwrap();
@@ -34,8 +38,13 @@ impl Server {
         let program = dir.path().join("program");
         fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
-        let options =
-            ListenOptions { root: dir.path().to_owned(), address: "127.0.0.1:0".into(), program, log: Log::Quiet };
+        let options = ListenOptions {
+            root: dir.path().to_owned(),
+            address: "127.0.0.1:0".into(),
+            program,
+            log: Log::Quiet,
+            graces,
+        };
         let (told, address) = oneshot::channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let ready = move |address| told.send(address).unwrap();
@@ -291,4 +300,25 @@ async fn the_process_ends_with_its_client_and_with_the_server() {
     while pids[1].iter().any(|pid| is_running(pid)) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_ask_for_nothing_are_closed() {
+    let short = Duration::from_millis(300);
+    let server = Server::start_with("cat", Graces { login: short, idle: Duration::from_secs(600) }).await;
+    for start in [&b""[..], b"SSH-2.0-x", b"SSH-2.0-x\r\n"] {
+        let mut socket = TcpStream::connect(server.address).await.unwrap();
+        socket.write_all(start).await.unwrap();
+        let mut answer = Vec::new();
+        // Ends only because the server closes.
+        let _ = socket.read_to_end(&mut answer).await;
+        assert!(answer.starts_with(b"SSH-2.0-remote-sink\r\n"));
+    }
+    let server = Server::start_with("cat", Graces { login: Duration::from_secs(600), idle: short }).await;
+    server.enroll("web1", 1, |_| {});
+    let handle = server.log_in(1).await.unwrap();
+    while !handle.is_closed() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    server.stop().await;
 }

@@ -34,8 +34,8 @@ pub struct Limits {
     pub record_archives: usize,
 }
 
-/// Each object is charged at least this many bytes.
-pub const CHARGE_BYTES_MIN: u64 = 4096;
+/// Objects are charged in multiples of this many bytes, as disks store them.
+pub const CHARGE_BYTES: u64 = 4096;
 /// Lineages that one source may have at a sink.
 pub const LINEAGES_MAX: usize = 256;
 
@@ -63,5 +63,6 @@ impl Default for Limits {
 
 /// What an object costs its source.
 pub const fn charge(bytes: u64) -> u64 {
-    if bytes < CHARGE_BYTES_MIN { CHARGE_BYTES_MIN } else { bytes }
+    let blocks = if bytes == 0 { 1 } else { bytes.div_ceil(CHARGE_BYTES) };
+    blocks.saturating_mul(CHARGE_BYTES)
 }

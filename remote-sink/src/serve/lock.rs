@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 /// How long a session waits for a silent one to end.
 const WAIT: Duration = Duration::from_secs(10);
+/// How long a session tries to get past one that still speaks: it may just be ending.
+const GRACE: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(100);
 
 /// The three descriptors, opened before anything is read from the client.
@@ -55,7 +57,7 @@ impl Locks {
 
     /// Takes the source, waiting a moment for a silent or ending session.
     pub fn acquire(self) -> Result<Held, Busy> {
-        let deadline = Instant::now() + WAIT;
+        let started = Instant::now();
         loop {
             if try_flock(&self.pushing, FlockOperation::NonBlockingLockExclusive) {
                 try_flock(&self.waiting, FlockOperation::Unlock);
@@ -64,11 +66,14 @@ impl Locks {
                 return Ok(held);
             }
             let silent = try_flock(&self.speaking, FlockOperation::NonBlockingLockShared);
-            if !silent || Instant::now() > deadline {
+            if silent {
+                try_flock(&self.speaking, FlockOperation::Unlock);
+                try_flock(&self.waiting, FlockOperation::NonBlockingLockShared);
+            }
+            let patience = if silent { WAIT } else { GRACE };
+            if started.elapsed() > patience {
                 return Err(Busy { since: holder_since(&self.pushing) });
             }
-            try_flock(&self.speaking, FlockOperation::Unlock);
-            try_flock(&self.waiting, FlockOperation::NonBlockingLockShared);
             std::thread::sleep(RETRY);
         }
     }

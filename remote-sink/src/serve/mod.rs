@@ -10,6 +10,8 @@ pub mod committer;
 pub mod limits;
 pub mod lock;
 pub mod receiver;
+#[cfg(test)]
+mod tests;
 
 use crate::ledger::Ledger;
 use crate::store::layout::Layout;

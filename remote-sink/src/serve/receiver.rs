@@ -235,10 +235,18 @@ fn queries(
 /// What an owner's signature must allow is checked here; what only the store knows, by the committer.
 fn check_query(query: &Query, identity: &Identity) -> Result<(), Refused> {
     match query {
-        Query::PutOwnerRecord(bytes) => check::owner_record(bytes, &identity.owners).map(drop),
-        Query::PutVoucher(bytes) => check::voucher(bytes, identity).map(drop),
-        Query::PutWrap(bytes) => check::wrap(bytes, &identity.owners).map(drop),
-        Query::PutRelease(bytes) => check::release(bytes, identity).map(drop),
+        Query::PutOwnerRecord(bytes) => left_to_committer(check::owner_record(bytes, &identity.owners)),
+        Query::PutVoucher(bytes) => left_to_committer(check::voucher(bytes, identity)),
+        Query::PutWrap(bytes) => left_to_committer(check::wrap(bytes, &identity.owners)),
+        Query::PutRelease(bytes) => left_to_committer(check::release(bytes, identity)),
+        _ => Ok(()),
+    }
+}
+
+/// A refusal that does not end the session is the committer's to give: it finds the same.
+fn left_to_committer<T>(checked: Result<T, Refused>) -> Result<(), Refused> {
+    match checked {
+        Err(refused) if check::ends_session(refused.code) => Err(refused),
         _ => Ok(()),
     }
 }
@@ -266,7 +274,7 @@ impl Push {
             PushRequest::PutEnvelope(bytes) => self.pinned.envelope(&bytes).map(|_| bytes)?,
             PushRequest::PutPage(bytes) => self.pinned.page(&bytes).map(|_| bytes)?,
             PushRequest::PutBody(bytes) => self.pinned.body(&bytes).map(|_| bytes)?,
-            PushRequest::PutHead(bytes) => self.pinned.head(&bytes).map(|_| bytes)?,
+            PushRequest::PutHead(bytes) => left_to_committer(self.pinned.head(&bytes)).map(|()| bytes)?,
             PushRequest::PutSubstitute(bytes) => self.pinned.substitute(&bytes).map(|_| bytes)?,
             PushRequest::Query(query) => {
                 check_query(&query, &self.pinned.identity)?;

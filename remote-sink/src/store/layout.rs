@@ -273,7 +273,8 @@ mod tests {
         for name in names() {
             let file = object_file(&name);
             assert_eq!(parse_file(name.shelf(), &file), Some(name));
-            assert_eq!(parse_file(name.shelf(), &file.to_uppercase()), None, "{file}");
+            let upper = file.to_uppercase();
+            assert!(upper == file || parse_file(name.shelf(), &upper).is_none(), "{file}");
             assert_eq!(parse_file(name.shelf(), &format!("{file}0")), None);
             assert_eq!(parse_file(name.shelf(), &file[1..]), None);
         }

@@ -114,7 +114,7 @@ pub struct Start<S: Store> {
     pub binding: Vec<u8>,
     /// Role push: the locks, and the ledger.
     pub locks: Option<Locks>,
-    pub ledger: Box<dyn Fn() -> Option<Ledger>>,
+    pub ledger: Box<dyn Fn() -> Option<Ledger> + Send>,
 }
 
 fn setup<S: Store>(role: Role, start: &Result<Start<S>, Refused>, limits: &Limits) -> Setup {

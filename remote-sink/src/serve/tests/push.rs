@@ -1,0 +1,270 @@
+//! What is right is accepted, once, and stays.
+
+use crate::ledger;
+use crate::serve::tests::{Client, World};
+use crate::store::{Name, Shelf};
+use shared::format::Receipt;
+use shared::signature::Signed;
+use shared::wire::request::tag;
+use shared::wire::{PushRequest, Query, RefusalCode, Reply};
+
+#[test]
+fn a_snapshot_is_accepted_and_the_next_session_goes_on() {
+    let world = World::new();
+    let source = world.source("web1", 1);
+    let mut client = world.connect(&source.name, shared::wire::Role::Push);
+    client.banner();
+    let welcome = client.greet(&source);
+    assert_eq!((welcome.newest.clone(), welcome.next_number.unwrap().get(), welcome.used), (None, 0, Some(0)));
+    assert_eq!((welcome.nonce, &*welcome.binding), (Client::hello(None).nonce, &b"ssh"[..]));
+    assert!(!client.put_envelope(&source));
+    let (one, two) = (source.archive(0, &[3, 1, 1]), source.archive(5, &[300, 1]));
+    client.send_archive(&one);
+    client.send_archive(&two);
+    assert_eq!(client.stored().0.as_bytes(), one.id.as_bytes());
+    assert_eq!(client.stored().0.as_bytes(), two.id.as_bytes());
+    let first = client.commit(&source, &[&one, &two], None);
+    client.close();
+    world.assert_whole();
+    let stored = std::fs::read(world.object(&source, &Name::Archive(source.lineage, two.number))).unwrap();
+    assert_eq!(stored, [two.region.clone(), two.data()].concat(), "stored exactly as signed");
+
+    let mut client = world.connect(&source.name, shared::wire::Role::Push);
+    client.banner();
+    let welcome = client.greet(&source);
+    let newest = welcome.newest.clone().unwrap();
+    assert_eq!((newest.sequence, newest.digest), (0, first.digest()));
+    assert_eq!(welcome.next_number.unwrap().get(), 6);
+    let three = source.archive(6, &[1, 1]);
+    client.put_archive(&three);
+    let second = client.commit(&source, &[&one, &two, &three], Some(&first));
+    client.close();
+    world.assert_whole();
+    let receipt = |sequence| {
+        let bytes = std::fs::read(world.object(&source, &Name::Receipt(source.lineage, sequence))).unwrap();
+        Signed::<Receipt>::parse(&bytes).unwrap().verify(&world.sink).unwrap()
+    };
+    assert_eq!(receipt(1).previous, Some(receipt(0).digest()));
+    assert_eq!((receipt(1).head, receipt(1).archives), (second.digest(), 3));
+    let report = world.verify();
+    assert_eq!((report.sources[0].snapshots, report.sources[0].archives_read), (2, 3));
+}
+
+#[test]
+fn everything_may_be_sent_twice() {
+    let world = World::new();
+    let source = world.source("web1", 1);
+    let mut client = world.push(&source);
+    let archive = source.archive(0, &[2, 1]);
+    let page = source.page(vec![archive.entry(&[0])]);
+    let body = source.body(&[&page], 1);
+    let head = source.head(None, &body);
+    let mut receipts = Vec::new();
+    for again in [false, true, true] {
+        assert_eq!(client.put_envelope(&source), again);
+        assert_eq!(client.put_archive(&archive), again);
+        assert_eq!(client.put_page(&page), again);
+        assert!(client.put_body(&body).is_empty());
+        receipts.push(client.put_head(&head).as_bytes().to_vec());
+        world.clock.set(super::world::NOW + 5);
+        if again {
+            client.close();
+            client = world.push(&source);
+        }
+    }
+    assert!(receipts.windows(2).all(|pair| pair[0] == pair[1]), "the same head has one receipt");
+    client.close();
+    world.assert_whole();
+    assert_eq!(world.count(&source, Shelf::Archives), 1);
+}
+
+#[test]
+fn used_bytes_are_the_same_by_ledger_by_records_and_by_counting() {
+    let world = World::new();
+    let source = world.source("web1", 1);
+    let used = || {
+        let mut client = world.connect(&source.name, shared::wire::Role::Push);
+        client.banner();
+        let used = client.greet(&source).used;
+        client.close();
+        used.unwrap()
+    };
+    let mut client = world.push(&source);
+    client.put_envelope(&source);
+    let one = source.archive(0, &[7, 1]);
+    client.put_archive(&one);
+    let first = client.commit(&source, &[&one], None);
+    client.close();
+    let counted = used();
+    assert_eq!(counted, 4096 * (1 + 9 + 1 + 2 + 1 + 1), "envelope, archive with region, page, body, head, receipt");
+
+    let (root, key) = (world.layout.root(), source.key.verify_key());
+    let totals = ledger::rebuild(root, &source.name, &key).unwrap();
+    assert_eq!((totals.bytes, totals.objects, totals.archives), (counted, 6, 1));
+    assert_eq!(used(), counted, "with a ledger");
+
+    let mut client = world.push(&source);
+    let two = source.archive(1, &[1, 1]);
+    client.put_archive(&two);
+    client.commit(&source, &[&one, &two], Some(&first));
+    client.close();
+    let by_records = used();
+    let folded = ledger::fold(root, &source.name, &key, &world.sink).unwrap();
+    assert!(folded.records > 0 && folded.refused.is_empty(), "{folded:?}");
+    assert_eq!(ledger::fold(root, &source.name, &key, &world.sink).unwrap().records, 0, "each record counts once");
+    assert_eq!(ledger::totals(root, &source.name).unwrap().unwrap().bytes, by_records);
+    let folded = used();
+    std::fs::remove_file(world.layout.ledger(&source.name)).unwrap();
+    assert_eq!([used(), folded], [by_records; 2]);
+    std::fs::write(world.layout.ledger(&source.name), b"junk").unwrap();
+    assert_eq!(used(), by_records, "a ledger that is none is passed over");
+}
+
+#[test]
+fn refusals_that_lose_nothing_keep_the_session_in_step() {
+    let mut world = World::new();
+    world.limits.quota = Some(40 * 4096);
+    world.limits.envelopes_per_day = 2;
+    let source = world.source("web1", 1);
+    let mut client = world.push(&source);
+    let (small, large) = (source.archive(0, &[2, 1]), source.archive(1, &[50, 1]));
+    client.send_archive(&small);
+    client.refused(RefusalCode::NotFound);
+    client.put_envelope(&source);
+    // All at once: the answers come in order, and the refused data is passed over.
+    client.send_archive(&large);
+    client.send_archive(&small);
+    client.query(&Query::Ping);
+    client.send_archive(&source.archive(0, &[3, 1]));
+    client.send_archive(&small);
+    client.refused(RefusalCode::Quota);
+    assert!(!client.stored().1);
+    assert_eq!(client.reply(), Some(Reply::Pong));
+    client.refused(RefusalCode::Conflict);
+    assert!(client.stored().1);
+    for salt in [2, 3] {
+        let envelope = super::world::envelope(&source.key, source.id(), source.lineage, salt);
+        client.send(&PushRequest::PutEnvelope(envelope.as_bytes().to_vec()));
+        if salt == 2 { assert!(!client.stored().1) } else { drop(client.refused(RefusalCode::Cap)) }
+    }
+    client.commit(&source, &[&small], None);
+    client.close();
+    world.assert_whole();
+    assert_eq!(world.count(&source, Shelf::Archives), 1);
+}
+
+#[test]
+fn the_reserve_is_for_what_makes_archives_count() {
+    let mut world = World::new();
+    let source = world.source("web1", 1);
+    let mut client = world.push(&source);
+    client.put_envelope(&source);
+    let one = source.archive(0, &[2, 1]);
+    client.put_archive(&one);
+    client.close();
+    world.limits.min_free = u64::MAX;
+    let mut client = world.push(&source);
+    client.send_archive(&source.archive(1, &[2, 1]));
+    client.refused(RefusalCode::Full);
+    client.commit(&source, &[&one], None);
+    client.close();
+    world.assert_whole();
+}
+
+#[test]
+fn heads_and_series_and_objects_have_caps() {
+    let mut world = World::new();
+    world.limits.heads_per_day = 2;
+    world.limits.series = 1;
+    let source = world.source("web1", 1);
+    let mut client = world.push(&source);
+    client.put_envelope(&source);
+    let one = source.archive(0, &[2, 1]);
+    client.put_archive(&one);
+    let first = client.commit(&source, &[&one], None);
+    let page = source.page(vec![one.entry(&[0])]);
+    let body = source.body(&[&page], 77);
+    assert!(client.put_body(&body).is_empty());
+    let mut other = source.head_value(Some(&first), &body);
+    other.series = shared::id::Series::new([6; 16]);
+    let other = shared::signature::sign(other, &source.key).unwrap();
+    client.send(&PushRequest::PutHead(other.as_bytes().to_vec()));
+    client.refused(RefusalCode::Cap);
+    let second = source.head(Some(&first), &body);
+    client.put_head(&second);
+    client.close();
+    let mut client = world.push(&source);
+    let third = source.head(Some(&second), &body);
+    client.send(&PushRequest::PutHead(third.as_bytes().to_vec()));
+    client.refused(RefusalCode::Cap);
+    client.close();
+    world.clock.set(super::world::NOW + 25 * 3600);
+    let mut client = world.push(&source);
+    client.put_head(&third);
+    client.close();
+    world.limits.objects = 3;
+    let mut client = world.push(&source);
+    client.raw(tag::PUT_PAGE, source.page(vec![one.entry(&[0]), source.archive(9, &[1, 1]).entry(&[0])]).as_bytes());
+    client.refused(RefusalCode::Cap);
+    client.close();
+    world.assert_whole();
+}
+
+#[test]
+fn a_new_lineage_is_a_chain_of_its_own_and_lineages_have_a_cap() {
+    let mut world = World::new();
+    world.limits.lineages = 2;
+    let source = world.source("web1", 1);
+    for lineage in [10, 11] {
+        let source = source.in_lineage(lineage);
+        let mut client = world.push(&source);
+        client.put_envelope(&source);
+        let one = source.archive(0, &[2, 1]);
+        client.put_archive(&one);
+        client.commit(&source, &[&one], None);
+        client.close();
+    }
+    let mut client = world.connect(&source.name, shared::wire::Role::Push);
+    client.banner();
+    let third = Client::hello(Some(&source.in_lineage(12)));
+    assert!(matches!(client.say_hello(&third), Some(Reply::Refused(refused)) if refused.code == RefusalCode::Cap));
+    world.assert_whole();
+    assert_eq!(world.verify().sources[0].snapshots, 2);
+}
+
+#[test]
+fn a_body_names_what_is_missing_and_is_stored_only_when_nothing_is() {
+    let world = World::new();
+    let source = world.source("web1", 1);
+    let mut client = world.push(&source);
+    client.put_envelope(&source);
+    let (one, two, never) = (source.archive(0, &[2, 1, 1]), source.archive(1, &[1, 1]), source.archive(2, &[1, 1]));
+    client.put_archive(&one);
+    client.put_archive(&two);
+    let absent = source.page(vec![never.entry(&[0])]);
+    let body = source.body(&[&absent], 1);
+    assert_eq!(client.put_body(&body).pages.to_vec(), vec![absent.digest()]);
+    let other = source.archive_of(1, vec![vec![7; 4096], vec![8; 4096]]);
+    for (wrong, entries, numbers) in [
+        ("an archive that never came", vec![one.entry(&[0]), never.entry(&[0])], vec![2]),
+        ("another archive of this number", vec![one.entry(&[0]), other.entry(&[0])], vec![1]),
+        ("a block that it never had", vec![one.entry(&[0, 2]), two.entry(&[1])], vec![0, 1]),
+    ] {
+        let page = source.page(entries);
+        client.put_page(&page);
+        let missing = client.put_body(&source.body(&[&page], 2));
+        assert_eq!(missing.archives.iter().map(|number| number.get()).collect::<Vec<_>>(), numbers, "{wrong}");
+    }
+    assert_eq!(world.count(&source, Shelf::Bodies), 0);
+    client.close();
+
+    // Pages that overlap are no body at all.
+    let mut client = world.push(&source);
+    let (a, b) = (source.page(vec![one.entry(&[0]), two.entry(&[0])]), source.page(vec![two.entry(&[0])]));
+    client.put_page(&a);
+    client.put_page(&b);
+    client.send(&PushRequest::PutBody(source.body(&[&a, &b], 3).as_bytes().to_vec()));
+    client.refused_and_ended(RefusalCode::Malformed);
+    assert_eq!(world.count(&source, Shelf::Bodies), 0);
+    world.assert_whole();
+}
