@@ -1,6 +1,8 @@
 //! The client's side of a session (docs/protocol.md). Whatever the sink sends is hostile until its digest or signature
 //! fits what was asked.
 
+#[cfg(test)]
+pub(crate) mod fake;
 mod handshake;
 mod lists;
 mod objects;

@@ -157,6 +157,7 @@ impl PushReceiver {
 
     /// The answer to the oldest open request; waits for a request, and for its answer. `None` when the sender is gone
     /// and everything is answered.
+    #[allow(clippy::should_implement_trait, reason = "an iterator would hide that a failure ends it")]
     pub fn next(&mut self) -> Outcome<Option<(Asked, Answer)>> {
         if self.ended {
             return Err(self.guard.explain("the sink ended the session").remote(&self.remote));

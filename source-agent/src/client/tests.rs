@@ -1,8 +1,8 @@
 //! The client against sinks that are honest, broken or hostile: threads that speak the protocol over a socket pair.
 
 use super::*;
-use crate::transport::{Connection, Ending, Guard, Pipe, stream};
-use shared::codec::{Blob, List, Text};
+use crate::transport::{Ending, Guard, Pipe, stream};
+use shared::codec::{Blob, List};
 use shared::format::archive::{Index, Kind, Part, Region};
 use shared::format::envelope::{Envelope, Kem, RecipientWrap};
 use shared::format::receipt::Receipt;
@@ -10,95 +10,12 @@ use shared::format::snapshot::{Body, Head, Page, PageEntry, SealedRoot};
 use shared::id::{ArchiveId, Chain, Digest, Lineage, Salt, Series, SessionId, SourceId};
 use shared::signature::{Object, Plain, SigningKey, sign};
 use shared::wire::reply::{ArchiveItem, ArchiveList, Damage, HeadItem, HeadList, Missing, SourceList, Stored};
-use shared::wire::request::{PushRequest, ReadRequest, Request, parse_hello};
-use shared::wire::{BANNER, Hello, RefusalCode, Refused, Role, VERSION};
+use shared::wire::request::{PushRequest, ReadRequest, Request};
+use shared::wire::{RefusalCode, Refused, Role};
 use std::os::unix::net::UnixStream;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-const SOURCE: SourceId = SourceId::new([1; 32]);
-const LINEAGE: Lineage = Lineage::new([2; 16]);
-const PUSH: Greeting = Greeting::Push { source: SOURCE, lineage: LINEAGE };
-
-fn sink_key() -> SigningKey {
-    SigningKey::from_seed(&[9; 32])
-}
-fn source_key() -> SigningKey {
-    SigningKey::from_seed(&[8; 32])
-}
-
-/// A transport without a process behind it.
-struct Nothing(Ending);
-impl Connection for Nothing {
-    fn ending(&self) -> Ending {
-        self.0.clone()
-    }
-    fn stop(&self) {}
-}
-
-/// The sink's end of the socket.
-struct Sink(UnixStream);
-
-impl Sink {
-    fn write(&mut self, bytes: &[u8]) {
-        // A client that went away is what some tests want.
-        let _ = self.0.write_all(bytes);
-    }
-    fn reply(&mut self, reply: &Reply) {
-        let frame = reply.frame();
-        let _ = write_frame(&mut self.0, frame.tag, &frame.payload);
-    }
-    fn frame(&mut self) -> Option<Frame> {
-        read_frame(&mut self.0).unwrap_or(None)
-    }
-    fn hello(&mut self) -> Hello {
-        self.write(BANNER);
-        parse_hello(&self.frame().unwrap()).unwrap()
-    }
-    fn greet(&mut self, role: Role) {
-        let hello = self.hello();
-        self.welcome(welcome(&hello, role), &sink_key());
-    }
-    fn welcome(&mut self, welcome: Welcome, key: &SigningKey) {
-        self.reply(&Reply::Welcome(sign(welcome, key).unwrap().as_bytes().to_vec()));
-    }
-    fn push_request(&mut self) -> Option<PushRequest> {
-        Some(PushRequest::parse(self.frame()?).unwrap())
-    }
-}
-
-fn welcome(hello: &Hello, role: Role) -> Welcome {
-    Welcome {
-        version: VERSION,
-        nonce: hello.nonce,
-        sink: sink_key().verify_key(),
-        role,
-        name: "web1".parse().unwrap(),
-        program: Text::truncated("remote-sink 0.1.0"),
-        clock: 0,
-        quota_left: None,
-        free: 0,
-        journal: None,
-        source: hello.source,
-        lineage: hello.lineage,
-        newest: None,
-        next_number: None,
-        binding: Blob::new(Vec::new()).unwrap(),
-        quota: None,
-        used: None,
-    }
-}
-
-fn with_ending(ending: Ending, script: impl FnOnce(&mut Sink) + Send + 'static) -> (Pipe, JoinHandle<()>) {
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    let thread = std::thread::spawn(move || script(&mut Sink(theirs)));
-    let (reader, writer) = stream(ours, Duration::from_secs(60)).unwrap();
-    (Pipe { reader: Box::new(reader), writer: Box::new(writer), guard: Guard::new(Nothing(ending)) }, thread)
-}
-
-fn sink(script: impl FnOnce(&mut Sink) + Send + 'static) -> (Pipe, JoinHandle<()>) {
-    with_ending(Ending::default(), script)
-}
+use super::fake::*;
 
 fn greeted(greeting: Greeting, script: impl FnOnce(&mut Sink) + Send + 'static) -> Outcome<Client> {
     greet(sink(script).0, "offsite", &sink_key().verify_key(), greeting)
