@@ -65,7 +65,7 @@ fn smoke(target: &Target) -> Result<u64, String> {
             return Err(format!("{}: sample {at} is not accepted", target.name));
         }
     }
-    let name = target.name.bytes().fold(0u64, |all, byte| all * 131 + u64::from(byte));
+    let name = target.name.bytes().fold(0u64, |all, byte| all.wrapping_mul(131).wrapping_add(u64::from(byte)));
     let mut chance = Chance(name);
     let mut accepted = 0;
     for round in 0..ROUNDS {
@@ -111,14 +111,14 @@ fn no_signed_object_survives_a_change() {
     }
 }
 
-/// Parsers of a few bytes: every input of up to two bytes.
+/// Parsers of a few bytes: every input of one byte, many of two.
 #[test]
 fn every_short_input() {
     for target in fuzz::targets() {
         (target.run)(&[]);
         for one in 0..=255u8 {
             (target.run)(&[one]);
-            if one % 5 == 0 {
+            if one % 32 == 0 {
                 for two in 0..=255u8 {
                     (target.run)(&[one, two]);
                 }

@@ -83,7 +83,10 @@ fn old_and_forged_heads_are_refused() {
         let right = scene.next_head();
         let lies: Vec<(&str, Head)> = vec![
             ("the first head again, other content", Head { body: Digest::new([1; 32]), ..(*scene.first).clone() }),
-            ("an old sequence number", Head { sequence: 1, previous: Some(scene.first.digest()), ..right.clone() }),
+            (
+                "an old sequence number",
+                Head { sequence: 1, previous: Some(scene.first.digest()), created: 5, ..right.clone() },
+            ),
             ("a gap in the sequence", Head { sequence: 7, ..right.clone() }),
             ("a gigantic sequence", Head { sequence: u64::MAX, ..right.clone() }),
             ("a forged predecessor", Head { previous: Some(Digest::new([9; 32])), ..right.clone() }),
@@ -354,6 +357,7 @@ fn a_body_that_names_what_is_not_there_harms_only_itself() {
         let head = Head { body: body.digest(), ..scene.next_head() };
         assert!(matches!(scene.put_head(&mut client, head), Reply::Refused(_)), "a head over a refused body");
         // The right number with another id, and blocks that no archive has.
+        drop(client);
         let held = held(scene);
         for (id, live) in [(ArchiveId::new([8; 32]), 1), (held.id, 4000)] {
             let entry = PageEntry { number: held.number, id, live: bitmap(live) };
@@ -594,6 +598,7 @@ fn a_session_of_an_unknown_envelope_brings_no_archive() {
         let mut client = scene.connect();
         refused(client.put_archive(&region, &parts));
         // With its envelope first, it is taken: the promise is about the order.
+        drop(client);
         let mut client = scene.connect();
         stored(client.ask(&PushRequest::PutEnvelope(envelope.as_bytes().to_vec())));
         stored(client.put_archive(&region, &parts));
@@ -603,6 +608,7 @@ fn a_session_of_an_unknown_envelope_brings_no_archive() {
         index.number = ArchiveNumber::new(3).unwrap();
         let index = sign(index, &forger.signing).unwrap();
         let region = Region::new(&index, &envelope).unwrap();
+        drop(client);
         let mut client = scene.connect();
         refused(client.put_archive(&region, &parts));
     });

@@ -40,7 +40,10 @@ fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 fn is_test(path: &str) -> bool {
-    path.starts_with("tests/") || path.ends_with("tests.rs") || path.contains("/tests/") || path.ends_with("fake.rs")
+    path.starts_with("tests/tests/")
+        || path.ends_with("tests.rs")
+        || path.contains("/tests/")
+        || path.ends_with("fake.rs")
 }
 
 /// Every line of these files that holds one of the words.
@@ -111,6 +114,10 @@ fn few_files_remove_or_rename() {
         "shared/src/sys/durable.rs",
         // The only remover of what was published; it comes with retention.
         "remote-sink/src/retention/sweep.rs",
+        // Its own file in staging, on file systems without O_TMPFILE.
+        "remote-sink/src/store/directory.rs",
+        // The file with which it probes a file system.
+        "remote-sink/src/cli/doctor.rs",
     ];
     let found = lines_with("remote-sink/src", &words, &allowed);
     none("a file of the sink removes or renames", found);
@@ -212,7 +219,7 @@ fn every_module_says_what_it_is() {
     let mut found = Vec::new();
     for below in ["shared/src", "source-agent/src", "remote-sink/src", "tests/src", "fuzz/src"] {
         for (path, text) in files(below, ".rs") {
-            if !path.ends_with("main.rs") && !text.trim_start().starts_with("//!") {
+            if !path.ends_with("main.rs") && !is_test(&path) && !text.trim_start().starts_with("//!") {
                 found.push(path);
             }
         }
