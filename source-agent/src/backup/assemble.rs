@@ -28,6 +28,8 @@ pub enum SealJob {
     },
     /// All blocks of a closed archive are sealed.
     Finish(Arc<Assembly>),
+    /// One thread ends.
+    End,
 }
 
 struct DoneBlock {

@@ -14,11 +14,14 @@ use parking_lot::{Condvar, Mutex};
 use shared::format::Kind;
 use shared::id::ChunkId;
 use shared::limits::{ARCHIVE_CHUNKS_MAX, ARCHIVE_PARTS_MAX};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Sealed bytes at which an archive is closed.
 pub const ARCHIVE_BYTES_TARGET: u64 = 16 << 20;
+/// The least of it.
+pub const ARCHIVE_BYTES_LEAST: u64 = 1 << 20;
 /// The largest block that comes about: it is closed before a chunk would make it larger.
 pub const BLOCK_BYTES_MOST: u64 = 2 << 20;
 
@@ -74,7 +77,6 @@ struct OpenArchive {
 struct Open {
     blocks: [Option<OpenBlock>; 3],
     archives: [Option<OpenArchive>; 2],
-    numbers: Numbers,
     /// Emptied buffers of blocks, to be filled again.
     spare: Vec<Vec<u8>>,
 }
@@ -84,8 +86,10 @@ pub struct Layer {
     open: Mutex<Open>,
     flights: Arc<Flights>,
     jobs: Sender<SealJob>,
+    numbers: Arc<Mutex<Numbers>>,
+    archive_bytes: u64,
     /// Archives begun and not yet handed to the remotes.
-    unfinished: Mutex<u64>,
+    unfinished: Mutex<BTreeSet<u64>>,
     finished: Condvar,
 }
 
@@ -97,9 +101,17 @@ pub enum Laid {
 }
 
 impl Layer {
-    pub fn new(numbers: Numbers, flights: Arc<Flights>, jobs: Sender<SealJob>) -> Self {
-        let open = Open { blocks: [None, None, None], archives: [None, None], numbers, spare: Vec::new() };
-        Self { open: Mutex::new(open), flights, jobs, unfinished: Mutex::new(0), finished: Condvar::new() }
+    /// `archive_bytes`: sealed bytes at which an archive is closed; less on slow lines.
+    pub fn new(
+        numbers: Arc<Mutex<Numbers>>,
+        flights: Arc<Flights>,
+        jobs: Sender<SealJob>,
+        archive_bytes: u64,
+    ) -> Self {
+        let open = Open { blocks: [None, None, None], archives: [None, None], spare: Vec::new() };
+        let archive_bytes = archive_bytes.clamp(ARCHIVE_BYTES_LEAST, ARCHIVE_BYTES_TARGET);
+        let (unfinished, finished) = (Mutex::new(BTreeSet::new()), Condvar::new());
+        Self { open: Mutex::new(open), flights, jobs, numbers, archive_bytes, unfinished, finished }
     }
 
     /// Lays a chunk. `permit` covers its bytes; the caller waited for it before, holding nothing.
@@ -146,7 +158,7 @@ impl Layer {
             None => {}
         }
         let full = open.archives[kind].as_ref().is_some_and(|archive| {
-            archive.assembly.bytes() + bytes.max(lane.target()) as u64 > ARCHIVE_BYTES_TARGET
+            archive.assembly.bytes() + bytes.max(lane.target()) as u64 > self.archive_bytes
                 || archive.blocks as usize + 2 >= ARCHIVE_PARTS_MAX
         });
         if full {
@@ -154,9 +166,9 @@ impl Layer {
         }
         let plain = open.spare.pop().unwrap_or_default();
         if open.archives[kind].is_none() {
-            let assembly = Arc::new(Assembly::new(open.numbers.take()?, lane.kind()));
+            let assembly = Arc::new(Assembly::new(self.numbers.lock().take()?, lane.kind()));
+            self.unfinished.lock().insert(assembly.number.get());
             open.archives[kind] = Some(OpenArchive { assembly, blocks: 0, chunks: 0 });
-            *self.unfinished.lock() += 1;
         }
         let Some(archive) = &mut open.archives[kind] else { return Err(stopped()) };
         let block = archive.blocks;
@@ -183,30 +195,40 @@ impl Layer {
         Ok(())
     }
 
-    /// Closes everything that is open.
-    pub fn flush(&self) -> Outcome<()> {
+    /// Closes everything that is open; returns a number above all archives begun so far.
+    fn flush(&self) -> Outcome<u64> {
         let mut open = self.open.lock();
         self.close_archive(&mut open, Kind::Data)?;
         self.close_archive(&mut open, Kind::Metadata)?;
-        open.numbers.close()
+        let mut numbers = self.numbers.lock();
+        numbers.close()?;
+        Ok(numbers.next())
     }
 
-    /// Closes everything and waits until all of it was handed to the remotes.
-    pub fn settle(&self, stop: &Stop) -> Outcome<()> {
-        self.flush()?;
+    /// Closes everything that is open and waits until it was handed to the remotes; what is begun meanwhile is not
+    /// waited for. Returns a number above all archives that were handed over.
+    pub fn settle(&self, stop: &Stop) -> Outcome<u64> {
+        let bound = self.flush()?;
         let mut unfinished = self.unfinished.lock();
-        while *unfinished > 0 {
+        while unfinished.first().is_some_and(|first| *first < bound) {
             stop.check()?;
             self.finished.wait_for(&mut unfinished, Duration::from_millis(100));
         }
-        Ok(())
+        Ok(bound)
     }
 
     /// An archive was handed to the remotes.
-    pub fn archive_finished(&self) {
-        let mut unfinished = self.unfinished.lock();
-        *unfinished = unfinished.saturating_sub(1);
+    pub fn archive_finished(&self, number: u64) {
+        self.unfinished.lock().remove(&number);
         self.finished.notify_all();
+    }
+
+    /// So many sealing threads end when all work before this is done.
+    pub fn end(&self, threads: usize) {
+        for _ in 0..threads {
+            // No thread listens any more: then all have ended.
+            let _ = self.jobs.send(SealJob::End);
+        }
     }
 
     /// Takes back the buffer of a block that was sealed.

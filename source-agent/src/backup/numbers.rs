@@ -35,6 +35,11 @@ impl Numbers {
         Ok(Self { path, next, reserved: next })
     }
 
+    /// A number above all that were taken.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
     /// The next number, durable before it is used.
     pub fn take(&mut self) -> Outcome<ArchiveNumber> {
         if self.next >= self.reserved {

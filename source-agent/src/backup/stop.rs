@@ -1,25 +1,22 @@
 //! How a run ends early: the first failure wins, everybody who waits is woken.
 
 use super::budget::Budget;
+use crate::cli::signals::check_interrupted;
 use crate::report::{Exit, Failure, Outcome};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-
-/// Signals that were received; 0 = none. Shared with the signal handlers.
-pub type Signal = Arc<AtomicI32>;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The switch of one run.
 pub struct Stop {
     set: AtomicBool,
     failure: Mutex<Option<Failure>>,
     budget: Arc<Budget>,
-    signal: Signal,
 }
 
 impl Stop {
-    pub fn new(budget: Arc<Budget>, signal: Signal) -> Self {
-        Self { set: AtomicBool::new(false), failure: Mutex::new(None), budget, signal }
+    pub fn new(budget: Arc<Budget>) -> Self {
+        Self { set: AtomicBool::new(false), failure: Mutex::new(None), budget }
     }
 
     /// Stops the run because of this; later failures are consequences and are dropped.
@@ -31,8 +28,8 @@ impl Stop {
 
     /// Is the run to end?
     pub fn is_set(&self) -> bool {
-        if let Some(failure) = interrupted(&self.signal) {
-            self.fail(failure);
+        if let Err(failure) = check_interrupted() {
+            self.fail(failure.help("run the same command again: what was acknowledged is not sent again"));
         }
         self.set.load(Ordering::Acquire)
     }
@@ -42,23 +39,20 @@ impl Stop {
         if !self.is_set() {
             return Ok(());
         }
-        Err(self.failure.lock().take().unwrap_or_else(stopped))
+        Err(self.failure.lock().as_ref().map_or_else(stopped, again))
     }
+}
+
+/// A copy of a failure, for those who only hear of it.
+pub fn again(failure: &Failure) -> Failure {
+    let mut copy = Failure::new(failure.code, failure.exit, failure.message.clone());
+    copy.remote = failure.remote.clone();
+    copy.details = failure.details.clone();
+    copy.help = failure.help.clone();
+    copy
 }
 
 /// The failure of everybody who was woken by [`Stop::fail`]; the first failure says why.
 pub fn stopped() -> Failure {
     Failure::new("stopped", Exit::Failed, "the run was stopped")
-}
-
-/// The failure that a received signal means.
-pub fn interrupted(signal: &Signal) -> Option<Failure> {
-    let help = "run the same command again: what was acknowledged is not sent again";
-    match signal.load(Ordering::Relaxed) {
-        0 => None,
-        signal_hook::consts::SIGTERM => {
-            Some(Failure::new("terminated", Exit::Terminated, "ended by SIGTERM; no snapshot was made").help(help))
-        }
-        _ => Some(Failure::new("interrupted", Exit::Interrupted, "interrupted; no snapshot was made").help(help)),
-    }
 }

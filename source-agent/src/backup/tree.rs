@@ -31,6 +31,8 @@ pub enum TreeChange {
     Put { path: Vec<u8>, row: DirRow },
     /// A directory is gone, with all below it.
     Forget(Vec<u8>),
+    /// No more come.
+    End,
 }
 
 /// One name of a directory.

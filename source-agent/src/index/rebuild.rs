@@ -3,7 +3,7 @@
 //! Only archives with this source's own signature, source id and lineage are taken, and only chunk tables open here,
 //! under the index secret; no block could.
 
-use super::{ArchiveFacts, Index, SinkFacts, insert_archive, sqlite};
+use super::{ArchiveFacts, Index, SinkFacts, sqlite};
 use crate::crypto::open::open;
 use crate::crypto::part::Place;
 use crate::crypto::secret::IndexSecret;
@@ -64,20 +64,17 @@ pub fn learn(
 }
 
 impl Index {
-    /// Forgets everything; used where an archive's number turns out to name another archive.
-    pub fn clear(&self) -> Outcome<()> {
-        let connection = self.writer.lock();
-        let sql = "DELETE FROM chunks; DELETE FROM archives; DELETE FROM presence; DELETE FROM pages;
-                   UPDATE sinks SET next = 0, journal = NULL, lists = 0;";
-        connection.execute_batch(sql).map_err(sqlite)
-    }
-
-    /// Adds an archive that no sink acknowledged; for tests of the index alone.
-    #[cfg(test)]
-    pub fn add_archive(&self, facts: &ArchiveFacts) {
-        insert_archive(&self.writer.lock(), facts).unwrap();
+    /// Forgets an archive and its chunks; used where a number turns out to name another archive.
+    pub fn forget_archive(&self, number: u64) -> Outcome<()> {
+        let mut connection = self.writer.lock();
+        let transaction = connection.transaction().map_err(sqlite)?;
+        for sql in [
+            "DELETE FROM chunks WHERE archive = ?1",
+            "DELETE FROM archives WHERE number = ?1",
+            "DELETE FROM presence WHERE archive = ?1",
+        ] {
+            transaction.execute(sql, [number]).map_err(sqlite)?;
+        }
+        transaction.commit().map_err(sqlite)
     }
 }
-
-#[cfg(not(test))]
-const _: fn(&rusqlite::Connection, &ArchiveFacts) -> rusqlite::Result<()> = insert_archive;
