@@ -179,8 +179,7 @@ impl Sealer {
         }
         let encoded = ChunkTable::new(table.clone()).map_err(|e| failed(&e.to_string()))?.encode();
         let place = self.place(assembly, table.len() as u32);
-        let sealed =
-            seal_small(self.index_secret.as_bytes(), &place, &encoded).map_err(|e| failed(&e.to_string()))?;
+        let sealed = seal_small(self.index_secret.as_bytes(), &place, &encoded).map_err(|e| failed(&e.to_string()))?;
         take_part(&mut index, &mut bytes, sealed);
         let session = SessionId::new(*self.envelope.digest().as_bytes());
         let index = Index {

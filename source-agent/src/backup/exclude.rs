@@ -95,7 +95,8 @@ mod tests {
 
     #[test]
     fn patterns_are_rooted_and_say_which() {
-        let rules = excludes(&["/**/node_modules/", "*.tmp", "!keep.tmp", "/srv/*", "!/srv/www/", "/var/cache/", r"\#x"]);
+        let rules =
+            excludes(&["/**/node_modules/", "*.tmp", "!keep.tmp", "/srv/*", "!/srv/www/", "/var/cache/", r"\#x"]);
         for (path, directory, out) in [
             ("/home/a/node_modules", true, true),
             ("/home/a/node_modules", false, false),

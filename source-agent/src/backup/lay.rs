@@ -102,12 +102,7 @@ pub enum Laid {
 
 impl Layer {
     /// `archive_bytes`: sealed bytes at which an archive is closed; less on slow lines.
-    pub fn new(
-        numbers: Arc<Mutex<Numbers>>,
-        flights: Arc<Flights>,
-        jobs: Sender<SealJob>,
-        archive_bytes: u64,
-    ) -> Self {
+    pub fn new(numbers: Arc<Mutex<Numbers>>, flights: Arc<Flights>, jobs: Sender<SealJob>, archive_bytes: u64) -> Self {
         let open = Open { blocks: [None, None, None], archives: [None, None], spare: Vec::new() };
         let archive_bytes = archive_bytes.clamp(ARCHIVE_BYTES_LEAST, ARCHIVE_BYTES_TARGET);
         let (unfinished, finished) = (Mutex::new(BTreeSet::new()), Condvar::new());

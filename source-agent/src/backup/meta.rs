@@ -61,10 +61,8 @@ pub fn kind(stat: &Stat) -> Option<EntryKind> {
 
 /// An entry without content; `None` if the name is longer than any.
 pub fn entry(name: &[u8], kind: EntryKind, stat: &Stat, users: &Users, xattrs: Vec<Xattr>) -> Option<Entry> {
-    let device = matches!(kind, EntryKind::CharDevice | EntryKind::BlockDevice).then(|| Device {
-        major: rustix::fs::major(stat.st_rdev),
-        minor: rustix::fs::minor(stat.st_rdev),
-    });
+    let device = matches!(kind, EntryKind::CharDevice | EntryKind::BlockDevice)
+        .then(|| Device { major: rustix::fs::major(stat.st_rdev), minor: rustix::fs::minor(stat.st_rdev) });
     Some(Entry {
         name: Blob::new(name.to_vec()).ok()?,
         kind,

@@ -36,6 +36,7 @@ mod tests;
 
 pub use limit::Limit;
 pub use set::SetReport;
+pub use walk::OnExclude;
 
 use crate::config::{Retry, SetOptions};
 use crate::crypto::recipient::Recipient;
@@ -77,7 +78,10 @@ pub const READERS: usize = 4;
 pub enum Input {
     /// Absolute paths.
     Paths(Vec<PathBuf>),
-    Stream { from: stream::From, name: String },
+    Stream {
+        from: stream::From,
+        name: String,
+    },
 }
 
 /// One set.
@@ -125,9 +129,9 @@ pub struct Env {
     pub checkpoint_every: Duration,
     pub checkpoint_bytes: u64,
     /// Makes the counter that shows the reading of a set.
-    pub progress: fn(&str) -> Progress,
+    pub progress: Box<dyn Fn(&str) -> Progress + Send + Sync>,
     pub told: Box<dyn Fn(&str) + Send + Sync>,
-    pub on_exclude: Option<fn(&str, &str)>,
+    pub on_exclude: Option<walk::OnExclude>,
 }
 
 impl Env {
@@ -302,12 +306,10 @@ fn connect_all(
     index_secret: &crate::crypto::secret::IndexSecret,
 ) -> Vec<(usize, Connected)> {
     let me = Me { source: env.source, lineage: env.lineage, key: env.signing.verify_key(), index_secret };
-    let connect_one =
-        |plan: &RemotePlan| connect(&*plan.dial, &me, &env.index, &env.state_dir, env.force, &*env.told);
+    let connect_one = |plan: &RemotePlan| connect(&*plan.dial, &me, &env.index, &env.state_dir, env.force, &*env.told);
     let connect_one = &connect_one;
     let results: Vec<Outcome<Connected>> = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            env.remotes.iter().map(|plan| scope.spawn(move || connect_one(plan))).collect();
+        let threads: Vec<_> = env.remotes.iter().map(|plan| scope.spawn(move || connect_one(plan))).collect();
         let broke = || Failure::new("connect", Exit::Failed, "the connecting thread broke off");
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(broke()))).collect()
     });
@@ -339,12 +341,8 @@ pub fn dry_run(env: &Env, set: &SetPlan) -> Outcome<Arc<Met>> {
     let met = Arc::new(Met::default());
     let budget = Budget::new(0);
     let stop = Arc::new(Stop::new(Arc::clone(&budget)));
-    let series = index::series::SeriesIndex::open(
-        &env.cache_dir,
-        &env.source,
-        &env.lineage,
-        &env.secret.series(&set.series),
-    )?;
+    let series =
+        index::series::SeriesIndex::open(&env.cache_dir, &env.source, &env.lineage, &env.secret.series(&set.series))?;
     let flights = Arc::new(Flights::default());
     let numbers = Arc::new(Mutex::new(Numbers::open(&env.state_dir, 0)?));
     let (jobs, _unused) = unbounded();

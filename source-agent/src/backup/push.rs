@@ -395,7 +395,8 @@ impl Pusher {
         index.note_pages(&self.remote.facts, &missing.pages, false)?;
         let archives: Vec<u64> = missing.archives.iter().map(|number| number.get()).collect();
         index.drop_presence(&self.remote.facts, &archives)?;
-        let known = |number: &u64| job.pages.iter().flat_map(|page| page.archives.iter()).any(|e| e.number.get() == *number);
+        let known =
+            |number: &u64| job.pages.iter().flat_map(|page| page.archives.iter()).any(|e| e.number.get() == *number);
         if archives.is_empty() || !archives.iter().all(known) {
             let message = "the sink says that it lacks what this snapshot does not name";
             return Err(Failure::new("sink-lies", Exit::Tampered, message).remote(self.remote.dial.name()));

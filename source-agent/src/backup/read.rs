@@ -157,11 +157,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Another name of a file that was read.
-    fn take(
-        &mut self,
-        waiting: Waiting,
-        known: Option<&(Entry, record::StatKey, bool, Uses)>,
-    ) -> Outcome<()> {
+    fn take(&mut self, waiting: Waiting, known: Option<&(Entry, record::StatKey, bool, Uses)>) -> Outcome<()> {
         let filled = match known {
             Some(known) => {
                 self.met.files.add(1);
@@ -202,13 +198,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads, cuts and stores what is not a hole.
-    fn content(
-        &mut self,
-        file: &File,
-        stat: &Stat,
-        size: u64,
-        job: &ReadJob,
-    ) -> Result<(Content, u64, Uses), Issue> {
+    fn content(&mut self, file: &File, stat: &Stat, size: u64, job: &ReadJob) -> Result<(Content, u64, Uses), Issue> {
         let mut list = ListBuilder::default();
         let mut begin = [0; 4096];
         let image = !job.device && size >= (1 << 20) && {
@@ -244,14 +234,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads from `begin` to `end`, or to the end of the file; returns the bytes read.
-    fn stretch(
-        &mut self,
-        file: &File,
-        begin: u64,
-        end: u64,
-        cut: Cut,
-        list: &mut ListBuilder,
-    ) -> Result<u64, Issue> {
+    fn stretch(&mut self, file: &File, begin: u64, end: u64, cut: Cut, list: &mut ListBuilder) -> Result<u64, Issue> {
         let mut at = begin;
         let read = |buffer: &mut [u8]| {
             let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
@@ -321,13 +304,7 @@ fn stream_failed(e: &io::Error) -> crate::report::Failure {
 }
 
 /// Stores the chunk that `data` begins with; returns its length.
-fn store_next(
-    data: &[u8],
-    cut: Cut,
-    cutter: &Cutter,
-    store: &mut Store,
-    list: &mut ListBuilder,
-) -> Outcome<usize> {
+fn store_next(data: &[u8], cut: Cut, cutter: &Cutter, store: &mut Store, list: &mut ListBuilder) -> Outcome<usize> {
     match cut {
         Cut::Content => {
             let length = cutter.cut(&data[..data.len().min(CHUNK_BYTES_MOST)]);

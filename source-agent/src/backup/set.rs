@@ -85,14 +85,19 @@ impl Run<'_> {
             let Some((job, top)) = job else { break };
             let remotes: Vec<usize> = self.work.iter().map(|(at, _)| *at).collect();
             let left = |at: &usize| !snapshots.iter().any(|(done, _)| done == at);
-            let lacking = self.commit(&Arc::new(job), &remotes.into_iter().filter(left).collect::<Vec<_>>(), &mut snapshots)?;
+            let lacking =
+                self.commit(&Arc::new(job), &remotes.into_iter().filter(left).collect::<Vec<_>>(), &mut snapshots)?;
             self.note_committed(set, &top, &snapshots)?;
             if lacking.is_empty() {
                 break;
             }
             if pass == 1 {
-                return Err(Failure::new("missing-archives", Exit::Failed, "a remote lacks archives that were just sent")
-                    .help("ask its operator to run: remote-sink verify"));
+                return Err(Failure::new(
+                    "missing-archives",
+                    Exit::Failed,
+                    "a remote lacks archives that were just sent",
+                )
+                .help("ask its operator to run: remote-sink verify"));
             }
             self.sealer.everywhere.remove(&lacking);
         }
@@ -131,10 +136,14 @@ impl Run<'_> {
         let top = self.pipeline(set, &shared, &index, &series, seal_jobs, all_usable, started)?;
         if set.options.on_unreadable == OnUnreadable::Fail && met.unreadable.count() > 0 {
             let message = format!("{} paths could not be read, and on-unreadable is \"fail\"", met.unreadable.count());
-            let failure = met.unreadable.sorted().into_iter().take(20).fold(
-                Failure::new("unreadable", Exit::Failed, message),
-                |failure, (path, why)| failure.detail(format!("{}: {why}", super::outcome::shown(&path))),
-            );
+            let failure = met
+                .unreadable
+                .sorted()
+                .into_iter()
+                .take(20)
+                .fold(Failure::new("unreadable", Exit::Failed, message), |failure, (path, why)| {
+                    failure.detail(format!("{}: {why}", super::outcome::shown(&path)))
+                });
             return Err(failure);
         }
         if env.skip_if_unchanged && self.is_committed(&index, &top.node)? {
@@ -381,7 +390,8 @@ impl Run<'_> {
         let session = SessionId::new(*self.sealer.envelope.digest().as_bytes());
         let salt = Salt::random();
         let place = Place::Root { source: self.env.source, lineage: self.env.lineage, salt, session };
-        let sealed = seal_small(self.sealer.secret.as_bytes(), &place, &root.encode()).map_err(|e| failed(e.to_string()))?;
+        let sealed =
+            seal_small(self.sealer.secret.as_bytes(), &place, &root.encode()).map_err(|e| failed(e.to_string()))?;
         let sealed_bytes = Blob::new(sealed.bytes).map_err(|e| failed(e.to_string()))?;
         let digests = pages.iter().map(Plain::digest).collect();
         let body = Body {
@@ -506,7 +516,7 @@ impl SetPlan {
             force: env.force,
             all_usable,
             dry: env.dry,
-            on_exclude: env.on_exclude,
+            on_exclude: env.on_exclude.clone(),
         })
     }
 }

@@ -3,10 +3,10 @@
 
 use super::lay::Lane;
 use super::store::{Store, spot};
+use crate::index::Corrupt;
 use crate::index::record::{self, StatKey};
 use crate::index::series::DirRow;
 use crate::index::uses::{self, Spot, Uses};
-use crate::index::Corrupt;
 use crate::report::{Exit, Failure, Outcome};
 use crate::tree::node::NodeTop;
 use crate::tree::{ChunkRef, Entry, EntryKind, Node, NodeRef};
@@ -28,7 +28,10 @@ const INNER_REFS_MOST: usize = 1024;
 
 /// A change of the series' rows; written by one thread.
 pub enum TreeChange {
-    Put { path: Vec<u8>, row: DirRow },
+    Put {
+        path: Vec<u8>,
+        row: DirRow,
+    },
     /// A directory is gone, with all below it.
     Forget(Vec<u8>),
     /// No more come.
@@ -164,7 +167,11 @@ fn finish(dir: &Arc<Dir>, store: &mut Store, output: &Output) -> Outcome<Step> {
             (decode_top(&old.top)?, true)
         }
         None => {
-            if dir.old.is_some() { met.dirs_changed.add(1) } else { met.dirs_new.add(1) }
+            if dir.old.is_some() {
+                met.dirs_changed.add(1)
+            } else {
+                met.dirs_new.add(1)
+            }
             encode(dir, store, output)?
         }
     };
@@ -238,9 +245,9 @@ fn encode(dir: &Dir, store: &mut Store, output: &Output) -> Outcome<(NodeTop, bo
 
 /// FNV-1a with a last mix: where a directory is cut depends on its names alone.
 fn name_hash(name: &[u8]) -> u64 {
-    let hash = name.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = name
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
     (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 

@@ -26,6 +26,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
+/// Hears of an exclusion: path and reason.
+pub type OnExclude = Arc<dyn Fn(&str, &str) + Send + Sync>;
+
 /// What a set wants walked.
 pub struct Plan {
     pub way: Way,
@@ -39,7 +42,7 @@ pub struct Plan {
     /// Only count.
     pub dry: bool,
     /// Told of every exclusion: path and reason.
-    pub on_exclude: Option<fn(&str, &str)>,
+    pub on_exclude: Option<OnExclude>,
 }
 
 /// A file that a reader reads.
@@ -107,8 +110,24 @@ pub struct Walk<'a> {
 
 /// File systems without files of their own (statfs(2)); they are never entered from above.
 const PSEUDO: [u64; 18] = [
-    0x9fa0, 0x6265_6572, 0x0027_e0eb, 0x6367_7270, 0x6462_6720, 0x7472_6163, 0x1cd1, 0x7363_6673, 0xcafe_4a11,
-    0x6165_676c, 0x6265_6570, 0x1980_0202, 0x4249_4e4d, 0xde5e_81e4, 0xf97c_ff8c, 0x6573_5543, 0x6e73_6673, 0x958f_5840,
+    0x9fa0,
+    0x6265_6572,
+    0x0027_e0eb,
+    0x6367_7270,
+    0x6462_6720,
+    0x7472_6163,
+    0x1cd1,
+    0x7363_6673,
+    0xcafe_4a11,
+    0x6165_676c,
+    0x6265_6570,
+    0x1980_0202,
+    0x4249_4e4d,
+    0xde5e_81e4,
+    0xf97c_ff8c,
+    0x6573_5543,
+    0x6e73_6673,
+    0x958f_5840,
 ];
 
 fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
@@ -201,14 +220,7 @@ impl<'a> Walk<'a> {
     ) -> Outcome<Vec<Task>> {
         let way = task.way.take();
         let dirty = self.is_dirty(old.as_deref())?;
-        let here = Here {
-            fd,
-            path: &task.path,
-            device: stat.st_dev,
-            stay_on: task.device,
-            dirty,
-            depth: task.depth,
-        };
+        let here = Here { fd, path: &task.path, device: stat.st_dev, stay_on: task.device, dirty, depth: task.depth };
         let records = match &old {
             Some(row) => record::read_all(&row.records)?,
             None => Vec::new(),
@@ -270,16 +282,8 @@ impl<'a> Walk<'a> {
         let dir = Dir::new(task.path, task.parent, own, old.clone(), slots, changed);
         let file_system = self.file_systems.get(&stat.st_dev).copied().unwrap_or(0);
         for (slot, name, stat, device, is_new) in reads {
-            let job = ReadJob {
-                dir: Arc::clone(&dir),
-                slot,
-                fd: Arc::clone(&fd),
-                name,
-                stat,
-                file_system,
-                device,
-                is_new,
-            };
+            let job =
+                ReadJob { dir: Arc::clone(&dir), slot, fd: Arc::clone(&fd), name, stat, file_system, device, is_new };
             self.jobs.send(job).map_err(|_| super::stop::stopped())?;
         }
         let deeper = deeper.into_iter().map(|(slot, mut task)| {
@@ -341,7 +345,7 @@ impl<'a> Walk<'a> {
 
     fn excluded(&self, path: &[u8], why: &str) -> Found {
         self.met.excluded.add(1);
-        if let Some(tell) = self.plan.on_exclude {
+        if let Some(tell) = &self.plan.on_exclude {
             tell(&super::outcome::shown(path), why);
         }
         Found::Omitted
@@ -580,9 +584,8 @@ impl<'a> Walk<'a> {
 
     /// A directory that cannot be opened: its entry stays, without a node.
     fn closed(&mut self, task: Task, e: Errno) -> Outcome<Vec<Task>> {
-        let stat = task.fd.as_ref().map(|parent| {
-            statat(&**parent, OsStr::from_bytes(&task.name), AtFlags::SYMLINK_NOFOLLOW)
-        });
+        let stat =
+            task.fd.as_ref().map(|parent| statat(&**parent, OsStr::from_bytes(&task.name), AtFlags::SYMLINK_NOFOLLOW));
         match stat {
             Some(Ok(stat)) if !is_gone(e) && meta::kind(&stat) == Some(EntryKind::Directory) => {
                 self.met.unreadable.add(&task.path, std::io::Error::from(e).to_string());
@@ -615,7 +618,11 @@ impl<'a> Walk<'a> {
         }
         self.output.forget(task.path.clone())?;
         let Some((parent, slot)) = task.parent else {
-            return Err(crate::report::Failure::new("walk", crate::report::Exit::Failed, "the directory / cannot be read"));
+            return Err(crate::report::Failure::new(
+                "walk",
+                crate::report::Exit::Failed,
+                "the directory / cannot be read",
+            ));
         };
         fill(parent, slot, filled, &mut self.store, self.output)?;
         Ok(Vec::new())

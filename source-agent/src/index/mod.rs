@@ -167,7 +167,8 @@ fn open_owned(path: &Path, tables: &str, owner: &[u8]) -> Outcome<Option<Connect
         match (known, version) {
             (Some(known), Some(VERSION)) => Ok(known == owner),
             (None, None) => {
-                connection.execute("INSERT INTO meta VALUES ('owner', ?1), ('version', ?2)", params![owner, VERSION])?;
+                connection
+                    .execute("INSERT INTO meta VALUES ('owner', ?1), ('version', ?2)", params![owner, VERSION])?;
                 Ok(true)
             }
             _ => Ok(false),
@@ -387,10 +388,8 @@ pub struct Lookup {
 impl Lookup {
     /// Where a chunk lies, as far as any sink has acknowledged it.
     pub fn find(&self, id: &ChunkId) -> Outcome<Option<Spot>> {
-        let mut find = self
-            .connection
-            .prepare_cached("SELECT archive, block FROM chunks WHERE id = ?1")
-            .map_err(sqlite)?;
+        let mut find =
+            self.connection.prepare_cached("SELECT archive, block FROM chunks WHERE id = ?1").map_err(sqlite)?;
         find.query_row([id.as_bytes()], |row| Ok(Spot { archive: row.get(0)?, block: row.get(1)? }))
             .optional()
             .map_err(sqlite)

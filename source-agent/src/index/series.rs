@@ -90,7 +90,8 @@ impl SeriesIndex {
         let path = cache_dir.join(file_name(series));
         let owner = [owner(source, lineage), series.as_bytes().to_vec()].concat();
         let (connection, _) = open_or_renew(&path, TABLES, &owner)?;
-        let new = connection.query_row("SELECT 1 FROM dirs LIMIT 1", [], |_| Ok(())).optional().map_err(sqlite)?.is_none();
+        let new =
+            connection.query_row("SELECT 1 FROM dirs LIMIT 1", [], |_| Ok(())).optional().map_err(sqlite)?.is_none();
         Ok(Self { path, connection, new })
     }
 
