@@ -23,7 +23,7 @@ pub mod trust;
 pub mod vouch;
 
 mod output;
-mod signals;
+pub(crate) mod signals;
 
 #[cfg(test)]
 mod tests;

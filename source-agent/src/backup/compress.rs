@@ -1,0 +1,83 @@
+//! Compression of whole blocks: one zstd frame, or the plain bytes where compression would not help.
+
+use crate::config::Compression;
+use crate::crypto::seal::Method;
+use crate::report::{Exit, Failure, Outcome};
+use zstd::bulk::Compressor;
+
+/// Bytes of each of the four probes.
+const PROBE_BYTES: usize = 8 << 10;
+/// The level of probes: about twice as fast as level 3, and close enough to tell noise.
+const PROBE_LEVEL: i32 = -3;
+/// A block whose probes stay above this share of their size is stored as it is.
+const PROBE_PERCENT: usize = 98;
+
+/// Compresses blocks one after another with the same contexts.
+pub struct Packer {
+    level: Option<i32>,
+    compressor: Compressor<'static>,
+    probe: Compressor<'static>,
+    out: Vec<u8>,
+}
+
+impl Packer {
+    pub fn new(compression: Compression) -> Outcome<Self> {
+        let level = match compression {
+            Compression::Auto => Some(3),
+            Compression::Off => None,
+            Compression::Fast => Some(1),
+            Compression::Max => Some(12),
+        };
+        let new = |level| Compressor::new(level).map_err(|e| failed(&e));
+        Ok(Self { level, compressor: new(level.unwrap_or(1))?, probe: new(PROBE_LEVEL)?, out: Vec::new() })
+    }
+
+    /// The payload of a block and how it is stored; valid until the next call.
+    pub fn pack<'a>(&'a mut self, block: &'a [u8]) -> Outcome<(Method, &'a [u8])> {
+        let Some(_) = self.level else { return Ok((Method::Stored, block)) };
+        if block.len() >= 8 * PROBE_BYTES && !self.is_compressible(block)? {
+            return Ok((Method::Stored, block));
+        }
+        self.out.resize(zstd::zstd_safe::compress_bound(block.len()), 0);
+        let bytes = self.compressor.compress_to_buffer(block, &mut self.out[..]).map_err(|e| failed(&e))?;
+        if bytes >= block.len() { Ok((Method::Stored, block)) } else { Ok((Method::Zstd, &self.out[..bytes])) }
+    }
+
+    /// Four probes over the block: do any of them shrink?
+    fn is_compressible(&mut self, block: &[u8]) -> Outcome<bool> {
+        let step = (block.len() - PROBE_BYTES) / 3;
+        let mut packed = 0;
+        self.out.resize(zstd::zstd_safe::compress_bound(PROBE_BYTES).max(self.out.len()), 0);
+        for at in 0..4 {
+            let piece = &block[at * step..at * step + PROBE_BYTES];
+            packed += self.probe.compress_to_buffer(piece, &mut self.out[..]).map_err(|e| failed(&e))?;
+        }
+        Ok(packed * 100 < 4 * PROBE_BYTES * PROBE_PERCENT)
+    }
+}
+
+fn failed(error: &std::io::Error) -> Failure {
+    Failure::new("compress", Exit::Failed, format!("zstd cannot compress a block: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noise_is_stored_text_is_not() {
+        let mut packer = Packer::new(Compression::Auto).unwrap();
+        let noise: Vec<u8> = (0..40).flat_map(|_| shared::sys::random::<8192>()).collect();
+        let (method, payload) = packer.pack(&noise).unwrap();
+        assert_eq!((method, payload.len()), (Method::Stored, noise.len()));
+        let text = b"the same words again and again ".repeat(20_000);
+        let (method, payload) = packer.pack(&text).unwrap();
+        assert_eq!(method, Method::Zstd);
+        assert_eq!(zstd::bulk::decompress(payload, text.len()).unwrap(), text);
+        let half = [&noise[..100_000], &text[..100_000]].concat();
+        assert_eq!(packer.pack(&half).unwrap().0, Method::Zstd);
+        assert_eq!(packer.pack(b"x").unwrap().0, Method::Stored);
+        let mut off = Packer::new(Compression::Off).unwrap();
+        assert_eq!(off.pack(&text).unwrap().0, Method::Stored);
+    }
+}

@@ -1,0 +1,147 @@
+//! The beginning of a session with one remote: is it the chain we remember, and what does it hold?
+
+use super::outcome::shown;
+use super::push::Dial;
+use crate::client::Client;
+use crate::crypto::secret::IndexSecret;
+use crate::index::rebuild::{Own, learn};
+use crate::index::{Index, SinkFacts, series};
+use crate::report::{Exit, Failure, Outcome};
+use crate::watch::{self, ChainState, Verdict};
+use shared::id::{ArchiveNumber, Chain, Lineage, SourceId, VerifyKey};
+use shared::wire::reply::ArchiveItem;
+use std::collections::HashSet;
+use std::path::Path;
+
+/// Sessions after which the whole list of archives is read again, to notice what went away without a word.
+const WHOLE_LIST_AFTER: u64 = 30;
+
+/// A remote that is ready to be pushed to.
+pub struct Connected {
+    pub client: Client,
+    pub state: ChainState,
+    pub facts: SinkFacts,
+    /// Archives that it holds.
+    pub present: HashSet<u64>,
+    pub next_number: u64,
+}
+
+/// Who we are, for the checks.
+pub struct Me<'a> {
+    pub source: SourceId,
+    pub lineage: Lineage,
+    pub key: VerifyKey,
+    pub index_secret: &'a IndexSecret,
+}
+
+/// Connects, judges the chain, brings the index up to date with what the sink holds. `told` hears of what takes long.
+pub fn connect(
+    dial: &dyn Dial,
+    me: &Me,
+    index: &Index,
+    state_dir: &Path,
+    whole_list: bool,
+    told: &dyn Fn(&str),
+) -> Outcome<Connected> {
+    let mut client = dial.dial()?;
+    let chain = Chain { source: me.source, lineage: me.lineage, sink: *client.sink() };
+    let mut state = watch::load(state_dir, &chain).map_err(|failure| failure.remote(dial.name()))?;
+    // A pending head is judged here and sent by the pushing thread; an alarm ends it before anything is sent.
+    if let Verdict::Alarm(_) = watch::judge(&state, client.welcome().newest.as_ref()) {
+        return match watch::reconcile(&mut client, state_dir, &mut state, &me.key)? {
+            Verdict::Alarm(failure) => Err(failure.remote(dial.name())),
+            _ => Err(Failure::new("chain", Exit::Tampered, "the sink changed its word").remote(dial.name())),
+        };
+    }
+    let facts = index.sink(client.sink())?;
+    refresh(&mut client, me, index, &facts, whole_list, told).map_err(|failure| failure.remote(dial.name()))?;
+    let present = index.present(&facts)?;
+    let next_number = client.welcome().next_number.map_or(0, ArchiveNumber::get);
+    Ok(Connected { client, state, facts, present, next_number })
+}
+
+/// Compares the index with the sink's list of archives, from where it was last accounted for.
+fn refresh(
+    client: &mut Client,
+    me: &Me,
+    index: &Index,
+    facts: &SinkFacts,
+    whole_list: bool,
+    told: &dyn Fn(&str),
+) -> Outcome<()> {
+    let next = client.welcome().next_number.map_or(0, ArchiveNumber::get);
+    let journal = client.welcome().journal;
+    let whole = whole_list || facts.journal != journal || facts.lists >= WHOLE_LIST_AFTER || next < facts.next;
+    let from = if whole { 0 } else { facts.next };
+    if from >= next && !whole {
+        return index.account(facts, next, journal, false);
+    }
+    let number = ArchiveNumber::new(from).map_err(|e| Failure::new("numbers", Exit::Failed, e.to_string()))?;
+    let items = client.archives(&me.source, &me.lineage, number)?;
+    let present = index.present(facts)?;
+    let held: HashSet<u64> = items.iter().map(|item| item.number.get()).collect();
+    let gone: Vec<u64> = present.iter().copied().filter(|number| *number >= from && !held.contains(number)).collect();
+    index.drop_presence(facts, &gone)?;
+    let mut unknown = Vec::new();
+    let mut known = Vec::new();
+    for item in items {
+        match index.archive_id(item.number.get())? {
+            Some(id) if id == item.id => known.push(item.number.get()),
+            Some(_) => {
+                replaced(index, item.number.get())?;
+                unknown.push(item);
+            }
+            None => unknown.push(item),
+        }
+    }
+    let known: Vec<u64> = known.into_iter().filter(|number| !present.contains(number)).collect();
+    index.add_presence(facts, &known)?;
+    learn_all(client, me, index, facts, unknown, told)?;
+    index.account(facts, next, journal, whole)
+}
+
+/// A number names another archive than remembered: whatever was built on it is forgotten.
+fn replaced(index: &Index, number: u64) -> Outcome<()> {
+    index.forget_archive(number)?;
+    let cache_dir = index.path().parent().unwrap_or(Path::new("."));
+    series::all(cache_dir).iter().try_for_each(|path| crate::index::put_aside(path))
+}
+
+fn learn_all(
+    client: &mut Client,
+    me: &Me,
+    index: &Index,
+    facts: &SinkFacts,
+    unknown: Vec<ArchiveItem>,
+    told: &dyn Fn(&str),
+) -> Outcome<()> {
+    let own = Own { source: me.source, lineage: me.lineage, key: me.key, index_secret: me.index_secret };
+    if !unknown.is_empty() {
+        told(&format!("the local index lacks {} archives; their chunk tables are fetched", unknown.len()));
+    }
+    for ArchiveItem { number, id } in unknown {
+        let learned = fetch(client, me, number, &id)
+            .and_then(|(region, table)| learn(index, facts, &own, number, &id, &region, table));
+        match learned {
+            Ok(()) => {}
+            // Lost line, full disk, damaged index: no reason to go on.
+            Err(failure) if failure.exit != Exit::Tampered && failure.exit != Exit::NotFound => return Err(failure),
+            Err(failure) => told(&format!("archive {number} is not used: {}", shown(failure.message.as_bytes()))),
+        }
+    }
+    Ok(())
+}
+
+fn fetch(
+    client: &mut Client,
+    me: &Me,
+    number: ArchiveNumber,
+    id: &shared::id::ArchiveId,
+) -> Outcome<(shared::format::Region, Vec<u8>)> {
+    let region = client.region(&me.source, &me.lineage, number, id)?;
+    let foreign = |why: &str| Failure::new("foreign-archive", Exit::Tampered, why);
+    let index = region.index.clone().verify(&me.key).map_err(|e| foreign(&e.to_string()))?;
+    let part = index.parts.last().ok_or_else(|| foreign("it has no chunk table"))?;
+    let table = client.table(&me.source, &me.lineage, number, part)?;
+    Ok((region, table))
+}

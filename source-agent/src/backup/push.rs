@@ -1,0 +1,560 @@
+//! Pushing to one remote, in a thread of its own: envelope, archives (several in flight), pages, body, head. A cut line
+//! is joined again within the same session; what was not acknowledged is sent again, the sink knows what it has.
+
+use super::assemble::Ready;
+use super::limit::{Limit, limited};
+use super::stop::{Stop, again};
+use crate::client::{Answer, Asked, Client, PushReceiver, PushSender, Refusal};
+use crate::config::Retry;
+use crate::index::{ArchiveFacts, Index, SinkFacts};
+use crate::progress::Progress;
+use crate::report::{Exit, Failure, Outcome};
+use crate::watch::{self, ChainState, Verdict};
+use crossbeam_channel::{Receiver, Sender, select, unbounded};
+use parking_lot::Mutex;
+use shared::codec::List;
+use shared::format::snapshot::RemoteHead;
+use shared::format::{Body, Envelope, Head, Page};
+use shared::id::{Digest, Series, SessionId};
+use shared::limits::HEAD_REMOTES_MAX;
+use shared::signature::{Plain, SigningKey, Verified, sign};
+use shared::wire::{Missing, RefusalCode};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Makes a connection to a remote; again after a loss.
+pub trait Dial: Send + Sync {
+    fn name(&self) -> &str;
+    fn is_required(&self) -> bool;
+    fn dial(&self) -> Outcome<Client>;
+}
+
+/// A snapshot to be committed, the same for all remotes.
+pub struct CommitJob {
+    pub pages: Vec<Plain<Page>>,
+    pub body: Plain<Body>,
+    pub series: Series,
+    pub flags: u8,
+    pub created: i64,
+}
+
+/// How a commit ended.
+#[derive(Debug)]
+pub enum Committed {
+    /// Receipted: the head's digest.
+    Done(Digest),
+    /// The sink lacks archives that the index thought were there; they are dropped from the index.
+    Missing(Vec<u64>),
+}
+
+/// What a remote is told to do, in this order.
+pub enum Work {
+    Archive(Arc<Ready>),
+    Commit(Arc<CommitJob>, Sender<(usize, Outcome<Committed>)>),
+}
+
+/// What all remotes of a run share.
+pub struct Session {
+    pub index: Arc<Index>,
+    pub envelope: Arc<Verified<Envelope>>,
+    pub signing: Arc<SigningKey>,
+    pub state_dir: PathBuf,
+    pub stop: Arc<Stop>,
+    pub retry: Retry,
+    /// Remotes that are still part of the run.
+    pub alive: AtomicUsize,
+}
+
+/// A remote at the start of a run.
+pub struct Remote {
+    pub at: usize,
+    pub dial: Arc<dyn Dial>,
+    pub state: ChainState,
+    pub facts: SinkFacts,
+    /// Newest receipted heads of the other remotes.
+    pub others: Vec<RemoteHead>,
+    pub limits: Vec<Limit>,
+    pub progress: Progress,
+}
+
+/// What became of a remote.
+pub struct Ended {
+    pub failure: Option<Failure>,
+    pub bytes_sent: u64,
+    pub archives_sent: u64,
+}
+
+type Flying = Arc<Mutex<VecDeque<Arc<Ready>>>>;
+type Answers = Receiver<Outcome<(Asked, Answer)>>;
+
+/// The two halves of a live connection.
+struct Link {
+    sender: PushSender,
+    answers: Answers,
+    receiver: JoinHandle<()>,
+}
+
+/// One remote's thread.
+pub struct Pusher {
+    session: Arc<Session>,
+    remote: Remote,
+    link: Option<Link>,
+    flying: Flying,
+    /// Body and digest of the head that was sent last in this session.
+    sent_head: Option<(Digest, Digest)>,
+    bytes_sent: u64,
+    archives_sent: u64,
+}
+
+/// May a new connection help?
+fn is_lost(failure: &Failure) -> bool {
+    failure.exit == Exit::Unreachable
+        && matches!(failure.code, "connection-lost" | "sink-ended" | "sink-timeout" | "timeout" | "silent")
+}
+
+impl Pusher {
+    pub fn start(session: Arc<Session>, remote: Remote) -> Self {
+        let (flying, sent_head) = (Flying::default(), None);
+        Self { session, remote, link: None, flying, sent_head, bytes_sent: 0, archives_sent: 0 }
+    }
+
+    /// Splits the connection, sends what is pending from an earlier run, then this session's envelope.
+    fn settle_pending(&mut self, mut client: Client) -> Outcome<()> {
+        let key = self.session.signing.verify_key();
+        let verdict = watch::reconcile(&mut client, &self.session.state_dir, &mut self.remote.state, &key)?;
+        if let Verdict::Alarm(failure) = verdict {
+            return Err(failure);
+        }
+        self.join(client);
+        if matches!(verdict, Verdict::ResendPending)
+            && let Some((head, body)) = self.remote.state.pending(&key)?
+        {
+            self.send(|sender| sender.body(&body))?;
+            match self.answer()? {
+                Answer::Missing(missing) if missing.is_empty() => self.send_head(&head)?,
+                // The sink said in this session that its newest head is the one before.
+                Answer::Missing(_) => self.remote.state.abandon_pending(&self.session.state_dir)?,
+                other => return Err(self.unexpected(other)),
+            }
+        }
+        let envelope = Arc::clone(&self.session.envelope);
+        self.send(|sender| sender.envelope(&envelope))?;
+        match self.answer()? {
+            Answer::Stored { .. } => Ok(()),
+            other => Err(self.unexpected(other)),
+        }
+    }
+
+    fn join(&mut self, client: Client) {
+        let (sender, receiver) = client.into_push();
+        let (answering, answers) = unbounded();
+        let taker = Taker {
+            index: Arc::clone(&self.session.index),
+            facts: self.remote.facts,
+            flying: Arc::clone(&self.flying),
+            progress: self.remote.progress.clone(),
+            answers: answering,
+        };
+        let receiver = std::thread::spawn(move || taker.run(receiver));
+        self.link = Some(Link { sender, answers, receiver });
+    }
+
+    /// Takes over a connection and works until there is no more to do.
+    pub fn run(mut self, client: Client, work: &Receiver<Work>) -> Ended {
+        let begun = self.settle_pending(client);
+        let failure = self.or_lost(begun).and_then(|()| self.work(work)).err();
+        if let Some(failure) = &failure {
+            self.leave(failure, work);
+        }
+        self.part();
+        Ended { failure, bytes_sent: self.bytes_sent, archives_sent: self.archives_sent }
+    }
+
+    /// This remote is out: nobody waits for it any more.
+    fn leave(&mut self, failure: &Failure, work: &Receiver<Work>) {
+        self.part();
+        self.flying.lock().clear();
+        if self.session.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.session.stop.fail(again(failure));
+        }
+        for work in work {
+            if let Work::Commit(_, reply) = work {
+                // A conductor that has gone waits for nothing.
+                let _ = reply.send((self.remote.at, Err(again(failure))));
+            }
+        }
+    }
+
+    fn work(&mut self, work: &Receiver<Work>) -> Outcome<()> {
+        loop {
+            let answers = self.link.as_ref().map(|link| link.answers.clone());
+            let Some(answers) = answers else {
+                self.rejoin()?;
+                continue;
+            };
+            select! {
+                recv(work) -> next => match next {
+                    Ok(Work::Archive(archive)) => self.archive(archive)?,
+                    Ok(Work::Commit(job, reply)) => {
+                        let done = self.commit_until_done(&job)?;
+                        let _ = reply.send((self.remote.at, Ok(done)));
+                    }
+                    Err(_) => return Ok(()),
+                },
+                recv(answers) -> answer => match answer {
+                    Ok(Ok((Asked::Ping, _))) => {}
+                    Ok(Ok((_, answer))) => return Err(self.unexpected(answer)),
+                    Ok(Err(failure)) => self.lost(failure)?,
+                    Err(_) => self.lost(self.gone())?,
+                },
+                default(Duration::from_secs(15)) => {
+                    let alive = self.send(PushSender::keep_alive);
+                    self.or_lost(alive)?;
+                }
+            }
+        }
+    }
+
+    fn archive(&mut self, archive: Arc<Ready>) -> Outcome<()> {
+        self.flying.lock().push_back(Arc::clone(&archive));
+        self.bytes_sent += archive.bytes();
+        self.archives_sent += 1;
+        let sent = self.send_archive(&archive);
+        self.or_lost(sent)
+    }
+
+    fn send_archive(&mut self, archive: &Ready) -> Outcome<()> {
+        let limits = self.remote.limits.clone();
+        self.send(|sender| sender.archive(archive.number, &archive.region, limited(&archive.parts, &limits)))
+    }
+
+    fn send(&mut self, request: impl FnOnce(&mut PushSender) -> Outcome<()>) -> Outcome<()> {
+        match &mut self.link {
+            Some(link) => request(&mut link.sender),
+            None => Err(self.gone()),
+        }
+    }
+
+    /// The answer to the one open request; archives are answered elsewhere.
+    fn answer(&mut self) -> Outcome<Answer> {
+        loop {
+            let Some(link) = &self.link else { return Err(self.gone()) };
+            match link.answers.recv_timeout(Duration::from_millis(500)) {
+                Ok(Ok((Asked::Ping, _))) => {}
+                Ok(Ok((_, Answer::Refused(refusal)))) => return Err(refusal.failure),
+                Ok(answer) => return answer.map(|(_, answer)| answer),
+                Err(crossbeam_channel::RecvTimeoutError::Timeout) => self.session.stop.check()?,
+                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return Err(self.gone()),
+            }
+        }
+    }
+
+    fn gone(&self) -> Failure {
+        Failure::new("connection-lost", Exit::Unreachable, "the connection ended").remote(self.remote.dial.name())
+    }
+
+    fn unexpected(&self, answer: Answer) -> Failure {
+        match answer {
+            Answer::Refused(Refusal { failure, .. }) => failure,
+            other => Failure::new("sink-lies", Exit::Tampered, format!("an answer out of place: {other:?}"))
+                .remote(self.remote.dial.name()),
+        }
+    }
+
+    /// A failure of the line is joined again, any other ends this remote.
+    fn or_lost(&mut self, done: Outcome<()>) -> Outcome<()> {
+        match done {
+            Err(failure) => self.lost(failure),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn lost(&mut self, failure: Failure) -> Outcome<()> {
+        // The other half may know better why: a refusal, a lie.
+        let better = self.link.as_ref().and_then(|link| {
+            let answers = std::iter::from_fn(|| link.answers.recv_timeout(Duration::from_millis(200)).ok());
+            answers.filter_map(Result::err).find(|other| !is_lost(other))
+        });
+        let failure = better.unwrap_or(failure);
+        self.part();
+        if is_lost(&failure) { self.rejoin_after(failure) } else { Err(failure) }
+    }
+
+    /// Ends the connection and waits for its receiving half.
+    fn part(&mut self) {
+        if let Some(Link { sender, answers, receiver }) = self.link.take() {
+            drop(sender);
+            drop(answers);
+            // A receiver that panicked has nothing more to say.
+            let _ = receiver.join();
+        }
+    }
+
+    fn rejoin(&mut self) -> Outcome<()> {
+        let failure = self.gone();
+        self.rejoin_after(failure)
+    }
+
+    /// Connects again, with growing waits; goes on with the same session.
+    fn rejoin_after(&mut self, mut last: Failure) -> Outcome<()> {
+        let longest = self.session.retry.max_wait.duration();
+        for attempt in 0..self.session.retry.attempts {
+            let wait = Duration::from_secs(1 << attempt.min(20)).min(longest);
+            let begin = Instant::now();
+            while begin.elapsed() < wait {
+                self.session.stop.check()?;
+                std::thread::sleep(Duration::from_millis(100).min(wait));
+            }
+            match self.remote.dial.dial().and_then(|client| self.settle_pending(client)).and_then(|()| self.resend()) {
+                Ok(()) => return Ok(()),
+                Err(failure) if failure.exit == Exit::Unreachable || failure.exit == Exit::Busy => {
+                    self.part();
+                    last = failure;
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        Err(last)
+    }
+
+    /// Sends again what was not acknowledged.
+    fn resend(&mut self) -> Outcome<()> {
+        let all: Vec<Arc<Ready>> = self.flying.lock().iter().cloned().collect();
+        all.iter().try_for_each(|archive| self.send_archive(archive))
+    }
+
+    /// Waits until every archive is acknowledged.
+    fn wait_for_archives(&mut self) -> Outcome<()> {
+        while !self.flying.lock().is_empty() {
+            self.session.stop.check()?;
+            let Some(link) = &self.link else { return Err(self.gone()) };
+            match link.answers.recv_timeout(Duration::from_millis(20)) {
+                Ok(Ok((Asked::Ping, _))) => {}
+                Ok(Ok((_, answer))) => return Err(self.unexpected(answer)),
+                Ok(Err(failure)) => return Err(failure),
+                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {
+                    if let Some(link) = &mut self.link {
+                        link.sender.keep_alive()?;
+                    }
+                }
+                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return Err(self.gone()),
+            }
+        }
+        Ok(())
+    }
+
+    fn commit_until_done(&mut self, job: &CommitJob) -> Outcome<Committed> {
+        loop {
+            match self.commit(job) {
+                Err(failure) => self.lost(failure)?,
+                done => return done,
+            }
+        }
+    }
+
+    /// Body first, and the sink pins its refs or says what it lacks; only then is the head signed, made durable here,
+    /// and sent as the same bytes until receipted.
+    ///
+    /// A crash before `begin` leaves an unreferenced body at the sink; after it, a pending head that the next run sends
+    /// again; after the receipt came and before it is remembered, a pending head that the next run finds at the sink.
+    fn commit(&mut self, job: &CommitJob) -> Outcome<Committed> {
+        self.wait_for_archives()?;
+        if let Some(digest) = self.receipted(job) {
+            return Ok(Committed::Done(digest));
+        }
+        self.send_pages(job, None)?;
+        let mut missing = self.send_body(job)?;
+        if missing.archives.is_empty() && !missing.pages.is_empty() {
+            let lacking = missing.pages.to_vec();
+            self.session.index.note_pages(&self.remote.facts, &lacking, false)?;
+            self.send_pages(job, Some(&lacking))?;
+            missing = self.send_body(job)?;
+        }
+        if !missing.is_empty() {
+            return self.missing(job, &missing);
+        }
+        let head = self.head(job)?;
+        let digest = head.digest();
+        self.send_head(&head)?;
+        Ok(Committed::Done(digest))
+    }
+
+    /// The pending head of this very job was receipted while the line was joined again.
+    fn receipted(&self, job: &CommitJob) -> Option<Digest> {
+        let last = self.remote.state.remembered.as_ref()?;
+        self.remote.state.pending.is_none().then_some(())?;
+        (self.sent_head.as_ref()? == &(job.body.digest(), last.head)).then_some(last.head)
+    }
+
+    fn missing(&mut self, job: &CommitJob, missing: &Missing) -> Outcome<Committed> {
+        let index = &self.session.index;
+        index.note_pages(&self.remote.facts, &missing.pages, false)?;
+        let archives: Vec<u64> = missing.archives.iter().map(|number| number.get()).collect();
+        index.drop_presence(&self.remote.facts, &archives)?;
+        let known =
+            |number: &u64| job.pages.iter().flat_map(|page| page.archives.iter()).any(|e| e.number.get() == *number);
+        if archives.is_empty() || !archives.iter().all(known) {
+            let message = "the sink says that it lacks what this snapshot does not name";
+            return Err(Failure::new("sink-lies", Exit::Tampered, message).remote(self.remote.dial.name()));
+        }
+        Ok(Committed::Missing(archives))
+    }
+
+    fn send_pages(&mut self, job: &CommitJob, only: Option<&[Digest]>) -> Outcome<()> {
+        let known = self.session.index.pages(&self.remote.facts)?;
+        let wanted = |page: &&Plain<Page>| match only {
+            Some(only) => only.contains(&page.digest()),
+            None => !known.contains(&page.digest()),
+        };
+        let pages: Vec<&Plain<Page>> = job.pages.iter().filter(wanted).collect();
+        for page in &pages {
+            self.send(|sender| sender.page(page))?;
+        }
+        for _ in &pages {
+            match self.answer()? {
+                Answer::Stored { .. } => {}
+                other => return Err(self.unexpected(other)),
+            }
+        }
+        let digests: Vec<Digest> = pages.iter().map(|page| page.digest()).collect();
+        self.session.index.note_pages(&self.remote.facts, &digests, true)
+    }
+
+    fn send_body(&mut self, job: &CommitJob) -> Outcome<Missing> {
+        self.send(|sender| sender.body(&job.body))?;
+        match self.answer()? {
+            Answer::Missing(missing) => Ok(missing),
+            other => Err(self.unexpected(other)),
+        }
+    }
+
+    /// The head of this job: the pending one if it is that already, else a new one, durable before it is sent.
+    fn head(&mut self, job: &CommitJob) -> Outcome<Verified<Head>> {
+        let key = self.session.signing.verify_key();
+        if let Some((head, body)) = self.remote.state.pending(&key)? {
+            if body.digest() == job.body.digest() {
+                return Ok(head);
+            }
+            let message = "another snapshot still waits for its receipt";
+            return Err(Failure::new("pending", Exit::Failed, message)
+                .remote(self.remote.dial.name())
+                .help("run the same command again: it is sent first"));
+        }
+        let state = &self.remote.state;
+        let last = state.remembered.as_ref();
+        let chain = state.chain();
+        let others: Vec<RemoteHead> = self.remote.others.iter().take(HEAD_REMOTES_MAX).cloned().collect();
+        let failed = |e: shared::codec::FormatError| Failure::new("head", Exit::Failed, e.to_string());
+        let head = Head {
+            source: chain.source,
+            lineage: chain.lineage,
+            sink: chain.sink,
+            sequence: last.map_or(0, |last| last.sequence + 1),
+            previous: last.map(|last| last.head),
+            series: job.series,
+            flags: job.flags,
+            created: job.created,
+            session: SessionId::new(*self.session.envelope.digest().as_bytes()),
+            body: job.body.digest(),
+            remotes: List::new(others).map_err(failed)?,
+            reason: state.resume_reason.clone(),
+        };
+        let head = sign(head, &self.session.signing).map_err(failed)?;
+        self.remote.state.begin(&self.session.state_dir, &head, &job.body)?;
+        Ok(head)
+    }
+
+    fn send_head(&mut self, head: &Verified<Head>) -> Outcome<()> {
+        self.sent_head = Some((head.body, head.digest()));
+        self.send(|sender| sender.head(head))?;
+        match self.answer()? {
+            Answer::Receipt(receipt) => self
+                .remote
+                .state
+                .acknowledge(&self.session.state_dir, &receipt)
+                .map_err(|failure| failure.remote(self.remote.dial.name())),
+            other => Err(self.unexpected(other)),
+        }
+    }
+}
+
+/// The receiving half's thread: notes acknowledged archives, passes everything else on.
+struct Taker {
+    index: Arc<Index>,
+    facts: SinkFacts,
+    flying: Flying,
+    progress: Progress,
+    answers: Sender<Outcome<(Asked, Answer)>>,
+}
+
+impl Taker {
+    fn run(self, mut receiver: PushReceiver) {
+        loop {
+            let taken = match receiver.next() {
+                Ok(Some((Asked::Archive { id, .. }, answer))) => self.archive(id, answer, &receiver),
+                Ok(Some(other)) => self.pass(Ok(other)),
+                Ok(None) => return,
+                Err(failure) => {
+                    self.pass(Err(failure));
+                    return;
+                }
+            };
+            if !taken {
+                return;
+            }
+        }
+    }
+
+    fn pass(&self, answer: Outcome<(Asked, Answer)>) -> bool {
+        self.answers.send(answer).is_ok()
+    }
+
+    /// An archive was answered; false if the connection is of no more use.
+    fn archive(&self, id: shared::id::ArchiveId, answer: Answer, receiver: &PushReceiver) -> bool {
+        let front = self.flying.lock().front().cloned();
+        let failure = match (answer, front) {
+            (Answer::Stored { .. }, Some(archive)) if archive.id == id => match self.stored(&archive) {
+                Ok(()) => {
+                    self.flying.lock().pop_front();
+                    self.progress.add(archive.bytes());
+                    return true;
+                }
+                Err(failure) => failure,
+            },
+            (Answer::Refused(refusal), _) => refused(refusal),
+            _ => Failure::new("sink-lies", Exit::Tampered, "an answer for an archive that was not sent")
+                .remote(receiver.remote_name()),
+        };
+        self.pass(Err(failure));
+        false
+    }
+
+    fn stored(&self, archive: &Ready) -> Outcome<()> {
+        let facts = ArchiveFacts {
+            number: archive.number,
+            id: archive.id,
+            kind: archive.kind,
+            session: archive.session,
+            bytes: archive.bytes(),
+            table: &archive.table,
+        };
+        // Two sinks may be first at once: then both write the same rows.
+        let first = !archive.recorded.load(Ordering::Acquire);
+        self.index.acknowledge(&self.facts, &facts, first)?;
+        archive.recorded.store(true, Ordering::Release);
+        Ok(())
+    }
+}
+
+fn refused(refusal: Refusal) -> Failure {
+    match refusal.code {
+        RefusalCode::Conflict => refusal
+            .failure
+            .detail("the sink holds another archive of this number: an older state of this machine pushed it"),
+        _ => refusal.failure,
+    }
+}
