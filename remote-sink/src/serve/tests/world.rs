@@ -98,6 +98,8 @@ impl World {
             quota: None,
             from: Vec::new(),
             reads,
+            address: None,
+            host_keys: Vec::new(),
             enrolled: "2026-11-21T23:40:00Z".into(),
             revoked: false,
         };
