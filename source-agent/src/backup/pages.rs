@@ -8,9 +8,13 @@ use shared::format::{Page, PageEntry};
 use shared::id::{ArchiveId, ArchiveNumber, Lineage, SourceId};
 use shared::limits::{ARCHIVE_PARTS_MAX, PAGE_ARCHIVES};
 use shared::signature::Plain;
+use std::collections::HashMap;
 
 /// Builds pages from blocks in ascending order.
-pub struct Pages {
+pub struct Pages<'a> {
+    index: &'a Index,
+    /// Ids of this run's archives: those that no remote has acknowledged yet are not in the index.
+    fresh: HashMap<u64, ArchiveId>,
     source: SourceId,
     lineage: Lineage,
     entries: Vec<PageEntry>,
@@ -22,16 +26,19 @@ fn failed(e: FormatError) -> Failure {
     Failure::new("pages", Exit::Failed, format!("cannot write a ref page: {e}"))
 }
 
-impl Pages {
-    pub fn new(source: SourceId, lineage: Lineage) -> Self {
-        Self { source, lineage, entries: Vec::new(), open: None, pages: Vec::new() }
+impl<'a> Pages<'a> {
+    pub fn new(index: &'a Index, fresh: HashMap<u64, ArchiveId>, source: SourceId, lineage: Lineage) -> Self {
+        Self { index, fresh, source, lineage, entries: Vec::new(), open: None, pages: Vec::new() }
     }
 
     /// Adds a block that is referred to.
-    pub fn add(&mut self, spot: Spot, index: &Index) -> Outcome<()> {
+    pub fn add(&mut self, spot: Spot) -> Outcome<()> {
         if self.open.as_ref().is_none_or(|(number, ..)| *number != spot.archive) {
             self.end_entry()?;
-            let id = index.archive_id(spot.archive)?.ok_or(Corrupt)?;
+            let id = match self.fresh.get(&spot.archive) {
+                Some(id) => *id,
+                None => self.index.archive_id(spot.archive)?.ok_or(Corrupt)?,
+            };
             self.open = Some((spot.archive, id, Vec::new()));
         }
         if let Some((.., live)) = &mut self.open {
@@ -93,7 +100,10 @@ mod tests {
 
     #[test]
     fn pages_split_at_spans_and_name_live_blocks() {
-        let mut pages = Pages::new(SourceId::new([1; 32]), Lineage::new([2; 16]));
+        let dir = tempfile::tempdir().unwrap();
+        let (source, lineage) = (SourceId::new([1; 32]), Lineage::new([2; 16]));
+        let (index, _) = Index::open(dir.path(), &source, &lineage).unwrap();
+        let mut pages = Pages::new(&index, HashMap::new(), source, lineage);
         for number in [0, 1023, 1024, 5000] {
             pages.add_whole(number, ArchiveId::new([3; 32]), 11).unwrap();
         }
@@ -102,6 +112,9 @@ mod tests {
         let entry = &pages[0].archives[0];
         assert_eq!(entry.blocks_named(), 11);
         assert!((0..11).all(|block| entry.is_live(block)) && !entry.is_live(11));
-        assert!(Pages::new(SourceId::new([1; 32]), Lineage::new([2; 16])).finish().unwrap().is_empty());
+        let mut pages = Pages::new(&index, HashMap::from([(7, ArchiveId::new([3; 32]))]), source, lineage);
+        pages.add(Spot { archive: 7, block: 2 }).unwrap();
+        assert!(pages.add(Spot { archive: 8, block: 0 }).is_err(), "an archive that nobody knows");
+        assert!(Pages::new(&index, HashMap::new(), source, lineage).finish().unwrap().is_empty());
     }
 }

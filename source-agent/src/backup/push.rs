@@ -104,6 +104,8 @@ pub struct Pusher {
     remote: Remote,
     link: Option<Link>,
     flying: Flying,
+    /// The sink has this session's envelope.
+    enveloped: bool,
     /// Body and digest of the head that was sent last in this session.
     sent_head: Option<(Digest, Digest)>,
     bytes_sent: u64,
@@ -118,11 +120,11 @@ fn is_lost(failure: &Failure) -> bool {
 
 impl Pusher {
     pub fn start(session: Arc<Session>, remote: Remote) -> Self {
-        let (flying, sent_head) = (Flying::default(), None);
-        Self { session, remote, link: None, flying, sent_head, bytes_sent: 0, archives_sent: 0 }
+        let (flying, enveloped, sent_head) = (Flying::default(), false, None);
+        Self { session, remote, link: None, flying, enveloped, sent_head, bytes_sent: 0, archives_sent: 0 }
     }
 
-    /// Splits the connection, sends what is pending from an earlier run, then this session's envelope.
+    /// Splits the connection, sends what is pending from an earlier run.
     fn settle_pending(&mut self, mut client: Client) -> Outcome<()> {
         let key = self.session.signing.verify_key();
         let verdict = watch::reconcile(&mut client, &self.session.state_dir, &mut self.remote.state, &key)?;
@@ -141,10 +143,21 @@ impl Pusher {
                 other => return Err(self.unexpected(other)),
             }
         }
+        Ok(())
+    }
+
+    /// The envelope is durable at the sink before anything is sealed for it; a run that pushes nothing sends none.
+    fn ensure_envelope(&mut self) -> Outcome<()> {
+        if self.enveloped {
+            return Ok(());
+        }
         let envelope = Arc::clone(&self.session.envelope);
         self.send(|sender| sender.envelope(&envelope))?;
         match self.answer()? {
-            Answer::Stored { .. } => Ok(()),
+            Answer::Stored { .. } => {
+                self.enveloped = true;
+                Ok(())
+            }
             other => Err(self.unexpected(other)),
         }
     }
@@ -220,6 +233,9 @@ impl Pusher {
     }
 
     fn archive(&mut self, archive: Arc<Ready>) -> Outcome<()> {
+        while let Err(failure) = self.ensure_envelope() {
+            self.lost(failure)?;
+        }
         self.flying.lock().push_back(Arc::clone(&archive));
         self.bytes_sent += archive.bytes();
         self.archives_sent += 1;
@@ -366,6 +382,7 @@ impl Pusher {
         if let Some(digest) = self.receipted(job) {
             return Ok(Committed::Done(digest));
         }
+        self.ensure_envelope()?;
         self.send_pages(job, None)?;
         let mut missing = self.send_body(job)?;
         if missing.archives.is_empty() && !missing.pages.is_empty() {

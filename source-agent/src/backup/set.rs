@@ -31,7 +31,7 @@ use shared::format::snapshot::{FLAG_CHECKPOINT, FLAG_INCOMPLETE, SealedRoot};
 use shared::format::{Body, Page};
 use shared::id::{ArchiveId, Digest, Salt, Series, SessionId};
 use shared::signature::Plain;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -133,7 +133,7 @@ impl Run<'_> {
             met: Arc::clone(&met),
             filter: OnceLock::new(),
         };
-        let top = self.pipeline(set, &shared, &index, &series, seal_jobs, all_usable, started)?;
+        let (top, fresh) = self.pipeline(set, &shared, &index, &series, seal_jobs, all_usable, started)?;
         if set.options.on_unreadable == OnUnreadable::Fail && met.unreadable.count() > 0 {
             let message = format!("{} paths could not be read, and on-unreadable is \"fail\"", met.unreadable.count());
             let failure = met
@@ -149,8 +149,8 @@ impl Run<'_> {
         if env.skip_if_unchanged && self.is_committed(&index, &top.node)? {
             return Ok((met, None));
         }
-        let mut pages = Pages::new(env.source, env.lineage);
-        for_each_use(index.path(), |spot: Spot, _| pages.add(spot, &env.index))?;
+        let mut pages = Pages::new(&env.index, fresh, env.source, env.lineage);
+        for_each_use(index.path(), |spot: Spot, _| pages.add(spot))?;
         let flags = if is_incomplete(set, &met) { FLAG_INCOMPLETE } else { 0 };
         let root = self.root(set, &met, top.node, top.entry, started)?;
         let job = self.job(pages.finish()?, &root, series, flags)?;
@@ -178,7 +178,7 @@ impl Run<'_> {
         seal_jobs: Receiver<SealJob>,
         all_usable: bool,
         started: i64,
-    ) -> Outcome<Top> {
+    ) -> Outcome<(Top, HashMap<u64, ArchiveId>)> {
         let env = self.env;
         let (changes, changed) = bounded(CHANGES_MAX);
         let output = Output::new(changes);
@@ -257,7 +257,7 @@ impl Run<'_> {
         written?;
         let top = output.top.lock().take().ok_or_else(stopped)?;
         self.finish_series(index, writer)?;
-        Ok(top)
+        Ok((top, handed.into_inner().into_iter().map(|(number, id, _)| (number, id)).collect()))
     }
 
     /// The new snapshot becomes the last one of the local index. Nothing in it depends on the commit: a place that a
@@ -330,14 +330,14 @@ impl Run<'_> {
         let mut archives: Vec<_> = handed.lock().iter().copied().filter(|(number, ..)| *number < bound).collect();
         archives.sort_unstable_by_key(|(number, ..)| *number);
         let known = archives.iter().any(|(number, ..)| *number == chunk.archive.get());
-        let mut pages = Pages::new(self.env.source, self.env.lineage);
+        let mut pages = Pages::new(&self.env.index, HashMap::new(), self.env.source, self.env.lineage);
         if !known {
             // The empty directory was known before: its block must be named too, in order.
             let at = archives.partition_point(|(number, ..)| *number < chunk.archive.get());
             for (number, id, blocks) in &archives[..at] {
                 pages.add_whole(*number, *id, *blocks)?;
             }
-            pages.add(Spot { archive: chunk.archive.get(), block: chunk.block }, &self.env.index)?;
+            pages.add(Spot { archive: chunk.archive.get(), block: chunk.block })?;
             archives.drain(..at);
         }
         for (number, id, blocks) in archives {
