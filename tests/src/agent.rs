@@ -233,7 +233,15 @@ pub struct Usual {
 
 impl Usual {
     pub fn new() -> Self {
-        let place = crate::Place::new();
+        Self::at(crate::Place::new())
+    }
+
+    /// The same on a real disk.
+    pub fn on_disk() -> Self {
+        Self::at(crate::Place::on_disk())
+    }
+
+    fn at(place: crate::Place) -> Self {
         let owner = Owner::new(place.path());
         let vault = Vault::new(place.path());
         let source = Agent::source(place.path(), "web1", &owner);

@@ -10,8 +10,18 @@ pub struct Place {
 }
 
 impl Place {
+    /// In memory where the machine has room: hundreds of fsyncs then take no time, and the programs call them all the same.
     pub fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("pawl-test-").tempdir().expect("a temporary directory");
+        Self::below(memory().unwrap_or_else(std::env::temp_dir))
+    }
+
+    /// On the file system of the temporary directory, for tests in which it matters which one it is.
+    pub fn on_disk() -> Self {
+        Self::below(std::env::temp_dir())
+    }
+
+    fn below(parent: PathBuf) -> Self {
+        let dir = tempfile::Builder::new().prefix("pawl-test-").tempdir_in(parent).expect("a temporary directory");
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
         Self { dir: Some(dir) }
     }
@@ -53,6 +63,15 @@ impl Drop for Place {
             open_up(dir.path());
         }
     }
+}
+
+/// /dev/shm, if programs may run there and 4 GiB are free.
+fn memory() -> Option<PathBuf> {
+    let path = Path::new("/dev/shm");
+    let stat = rustix::fs::statvfs(path).ok()?;
+    let may_run = !stat.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC);
+    let may_write = rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok();
+    (may_run && may_write && stat.f_bavail * stat.f_frsize >= 4 << 30).then(|| path.to_owned())
 }
 
 fn open_up(dir: &Path) {

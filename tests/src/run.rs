@@ -104,6 +104,7 @@ impl Run {
     }
 
     /// Runs it; it must end with 0.
+    #[track_caller]
     pub fn ok(self) -> Done {
         self.done().code(0)
     }

@@ -6,7 +6,7 @@ use tests::{Chance, tree};
 
 #[test]
 fn a_directory_of_100_000_entries() {
-    let usual = Usual::new();
+    let usual = Usual::on_disk();
     for number in 0..100_000 {
         let path = usual.data.join(format!("entry-{number:06}"));
         if number % 10 == 0 {
@@ -32,7 +32,7 @@ fn a_directory_of_100_000_entries() {
 
 #[test]
 fn a_sparse_file_of_5_gib() {
-    let usual = Usual::new();
+    let usual = Usual::on_disk();
     let mut file = std::fs::File::create(usual.data.join("image")).unwrap();
     let mut chance = Chance::new(9);
     for place in [0, 1 << 30, (4u64 << 30) + 12345, (5u64 << 30) - 4096] {
@@ -46,7 +46,7 @@ fn a_sparse_file_of_5_gib() {
 
 #[test]
 fn a_file_of_many_chunks() {
-    let usual = Usual::new();
+    let usual = Usual::on_disk();
     let mut chance = Chance::new(10);
     tree::write(&usual.data.join("large"), &chance.bytes(150 << 20));
     tree::write(&usual.data.join("text"), &chance.text(30 << 20));

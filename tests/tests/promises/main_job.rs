@@ -75,7 +75,7 @@ fn the_main_job(place: &Place, vault: &Vault, pair: &Pair) {
 
 #[test]
 fn through_pipes() {
-    let place = Place::new();
+    let place = Place::on_disk();
     let vault = Vault::new(place.path());
     let pair = pair(&place, &vault, "backup@127.0.0.1:22", &[], |agent, enrolled| {
         agent.add_path("local", &vault, enrolled);

@@ -19,7 +19,7 @@ fn assert_printable(done: &Done) {
 
 #[test]
 fn everything_comes_back() {
-    let usual = Usual::new();
+    let usual = Usual::on_disk();
     tree::everything(&usual.data);
     let done = usual.source.backup(&usual.data).arg("-v").ok();
     assert_printable(&done);
@@ -50,7 +50,7 @@ fn an_ordinary_user_restores_all_but_owners() {
     let Some(account) = tests::run::Account::find(TEST_ACCOUNT) else {
         panic!("the account {TEST_ACCOUNT} is missing: run deploy/setup")
     };
-    let usual = Usual::new();
+    let usual = Usual::on_disk();
     tree::sample(&usual.data, &mut Chance::new(1), 20);
     usual.source.must_back_up(&usual.data);
     // Root reads the snapshot, but writes as the account would: the vault and the keys are root's.
@@ -67,7 +67,7 @@ fn an_ordinary_user_restores_all_but_owners() {
 
 #[test]
 fn a_missing_named_path_is_exit_3_and_the_rest_is_saved() {
-    let usual = Usual::new();
+    let usual = Usual::on_disk();
     tree::write(&usual.data.join("here"), b"here");
     let missing = usual.place.join("not-there");
     let done = usual.source.backup(&usual.data).arg(&missing).done().code(3);
@@ -78,7 +78,7 @@ fn a_missing_named_path_is_exit_3_and_the_rest_is_saved() {
 #[test]
 fn files_that_cannot_be_read_are_exit_3_and_listed_at_the_end() {
     if !rustix::process::geteuid().is_root() {
-        let usual = Usual::new();
+        let usual = Usual::on_disk();
         tree::write(&usual.data.join("good"), b"good");
         tree::write(&usual.data.join("closed"), b"closed");
         tree::set_mode(&usual.data.join("closed"), 0);
@@ -87,7 +87,7 @@ fn files_that_cannot_be_read_are_exit_3_and_listed_at_the_end() {
         return;
     }
     // Root reads everything: a file whose reading fails is made by a fault at read(2) of that file alone.
-    let usual = Usual::new();
+    let usual = Usual::on_disk();
     for number in 0..5 {
         tree::write(&usual.data.join(format!("file-{number}")), &Chance::new(number).bytes(5000));
     }
@@ -108,7 +108,7 @@ fn files_that_cannot_be_read_are_exit_3_and_listed_at_the_end() {
 
 #[test]
 fn files_that_change_or_vanish_are_notes() {
-    let usual = Usual::new();
+    let usual = Usual::on_disk();
     tree::sample(&usual.data, &mut Chance::new(2), 100);
     let restless = usual.data.join("restless");
     std::fs::create_dir(&restless).unwrap();
@@ -139,7 +139,7 @@ fn files_that_change_or_vanish_are_notes() {
 
 #[test]
 fn excludes_leave_out_and_nothing_else() {
-    let usual = Usual::new();
+    let usual = Usual::on_disk();
     for name in ["keep/a", "keep/b.tmp", "node_modules/x", "cache/big", "deep/cache/y"] {
         tree::write(&usual.data.join(name), b"content");
     }
@@ -163,7 +163,7 @@ fn excludes_leave_out_and_nothing_else() {
 
 #[test]
 fn one_file_by_an_odd_name_comes_back() {
-    let usual = Usual::new();
+    let usual = Usual::on_disk();
     let name = std::ffi::OsStr::from_bytes(b"\xffodd\n");
     tree::write(&usual.data.join(name), b"odd");
     tree::write(&usual.data.join("other"), b"other");

@@ -15,7 +15,7 @@ fn opened(usual: &Usual) -> String {
 
 #[test]
 fn unchanged_files_are_not_read_and_send_nothing() {
-    let usual = Usual::new();
+    let usual = Usual::on_disk();
     tree::sample(&usual.data, &mut Chance::new(1), 50);
     tree::write(&usual.data.join("watched-file"), b"content");
     tree::age(&usual.data);
@@ -31,7 +31,7 @@ fn unchanged_files_are_not_read_and_send_nothing() {
 
 #[test]
 fn skip_if_unchanged_makes_no_snapshot() {
-    let usual = Usual::new();
+    let usual = Usual::on_disk();
     tree::sample(&usual.data, &mut Chance::new(2), 10);
     tree::age(&usual.data);
     usual.source.must_back_up(&usual.data);
@@ -44,7 +44,7 @@ fn skip_if_unchanged_makes_no_snapshot() {
 
 #[test]
 fn a_change_that_hides_its_time_is_seen() {
-    let usual = Usual::new();
+    let usual = Usual::on_disk();
     let file = usual.data.join("file");
     tree::write(&file, b"before");
     tree::age(&usual.data);
@@ -59,7 +59,7 @@ fn a_change_that_hides_its_time_is_seen() {
 
 #[test]
 fn a_file_as_young_as_the_run_is_not_trusted() {
-    let usual = Usual::new();
+    let usual = Usual::on_disk();
     let file = usual.data.join("file");
     for number in 0..4u8 {
         // Written, backed up and written again faster than some file systems' clocks tick.
@@ -71,7 +71,7 @@ fn a_file_as_young_as_the_run_is_not_trusted() {
 
 #[test]
 fn a_change_of_metadata_alone_is_seen() {
-    let usual = Usual::new();
+    let usual = Usual::on_disk();
     tree::sample(&usual.data, &mut Chance::new(3), 10);
     tree::write(&usual.data.join("file"), b"content");
     tree::age(&usual.data);
