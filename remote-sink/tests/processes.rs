@@ -1,5 +1,7 @@
 //! The two processes of a session, as sshd starts them: killed, cut off, measured. The binary is this package's own.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
+
 #[allow(unused_imports)]
 use remote_sink::{enrolment, store, verify};
 
