@@ -20,6 +20,8 @@ pub struct Limits {
     pub quota: Option<u64>,
     /// Bytes of the file system that archives leave free.
     pub min_free: u64,
+    /// Inodes of the file system that archives leave free, where it counts them.
+    pub min_free_objects: u64,
     /// All objects of a source.
     pub objects: u64,
     /// Heads of a source received within 24 hours.
@@ -28,6 +30,8 @@ pub struct Limits {
     pub envelopes_per_day: u64,
     pub series: usize,
     pub lineages: usize,
+    /// Substitute records of a source.
+    pub substitutes: u64,
     /// Objects of each kind that one owner may leave.
     pub owner_objects: usize,
     /// Archives after which a session record is published.
@@ -50,11 +54,13 @@ impl Default for Limits {
             session: Duration::from_secs(24 * 3600),
             quota: None,
             min_free: 1 << 30,
+            min_free_objects: 4096,
             objects: 16_000_000,
             heads_per_day: 1000,
             envelopes_per_day: 1000,
             series: 256,
             lineages: LINEAGES_MAX,
+            substitutes: 65_536,
             owner_objects: 65_536,
             record_archives: 4096,
         }

@@ -2,7 +2,7 @@
 //! for writing is one without a name (or, where the file system has none, one in `staging/`).
 
 use crate::store::layout::{self, object_dir, object_file, object_path};
-use crate::store::{Entry, Name, Placed, Shelf, Staged, Store, StoreError, Stored};
+use crate::store::{Entry, Free, Name, Placed, Shelf, Staged, Store, StoreError, Stored};
 use rustix::fs::{Advice, AtFlags, CWD, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -260,12 +260,10 @@ impl Store for Directory {
         Ok(())
     }
 
-    fn free(&self) -> Result<u64, StoreError> {
+    fn free(&self) -> Result<Free, StoreError> {
         let stat = rustix::fs::fstatvfs(&*self.root).map_err(failed("statvfs", ""))?;
         // Some file systems count no inodes and say 0 of 0.
-        if stat.f_files != 0 && stat.f_favail == 0 {
-            return Ok(0);
-        }
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        let objects = if stat.f_files == 0 { u64::MAX } else { stat.f_favail };
+        Ok(Free { bytes: stat.f_bavail.saturating_mul(stat.f_frsize), objects })
     }
 }

@@ -1,6 +1,6 @@
 //! A store for tests, stricter than the real one: whoever breaks a rule of [`Store`] panics or fails.
 
-use crate::store::{Entry, Name, Placed, Shelf, Staged, Store, StoreError, Stored, layout};
+use crate::store::{Entry, Free, Name, Placed, Shelf, Staged, Store, StoreError, Stored, layout};
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -118,8 +118,8 @@ impl Store for Fake {
         Ok(())
     }
 
-    fn free(&self) -> Result<u64, StoreError> {
-        Ok(self.lock().free)
+    fn free(&self) -> Result<Free, StoreError> {
+        Ok(Free { bytes: self.lock().free, objects: u64::MAX })
     }
 }
 
@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(put_bytes(store, &Name::Page(Digest::of(b"x")), b"x").unwrap(), PutBytes::New);
         assert_eq!(names(store, Shelf::Archives).unwrap(), vec![name(1)]);
         assert_eq!(names(store, Shelf::Heads).unwrap(), vec![]);
-        assert!(store.free().unwrap() > 0);
+        assert!(store.free().unwrap().bytes > 0);
     }
 
     #[test]

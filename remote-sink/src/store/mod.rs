@@ -147,8 +147,16 @@ pub trait Store: Clone + Send + Sync + 'static {
     fn get(&self, name: &Name) -> Result<Option<Self::Stored>, StoreError>;
     /// Visits the entries of a shelf, in no order.
     fn list(&self, shelf: Shelf, visit: &mut dyn FnMut(Entry)) -> Result<(), StoreError>;
-    /// Bytes free for new objects; 0 too if no further object can be made.
-    fn free(&self) -> Result<u64, StoreError>;
+    /// Room for new objects.
+    fn free(&self) -> Result<Free, StoreError>;
+}
+
+/// Room of a store, whoever uses it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Free {
+    pub bytes: u64,
+    /// Objects that can still be made; the largest number where nobody counts.
+    pub objects: u64,
 }
 
 /// Reads an object whole. One above `bytes_max` is damage: nothing so large was ever put.

@@ -25,82 +25,109 @@ pub struct Holdings {
     pub lineages: BTreeMap<Lineage, Standing>,
 }
 
+/// Why the holdings could not be counted: the store, or only the ledger.
+enum Failure {
+    Store(StoreError),
+    Ledger,
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+impl From<LedgerError> for Failure {
+    fn from(_: LedgerError) -> Self {
+        Self::Ledger
+    }
+}
+
 impl Holdings {
-    /// Looks at all names. With a ledger, only what it does not know yet is looked at closer.
+    /// Looks at all names. With a ledger, only what it does not know yet is looked at closer. Memory does not grow
+    /// with the number of objects.
     pub fn load<S: Store>(store: &S, ledger: Option<&Ledger>, sink: &VerifyKey) -> Result<Self, StoreError> {
-        let mut holdings = Self::default();
-        let mut archives = Vec::new();
-        store.list(Shelf::Archives, &mut |entry| {
-            if let Entry::Object(Name::Archive(lineage, number)) = entry {
-                let standing = holdings.lineages.entry(lineage).or_default();
-                standing.next_number = standing.next_number.max(number.get() + 1);
-                archives.push((lineage, number));
-            }
-        })?;
-        store.list(Shelf::Heads, &mut |entry| {
-            if let Entry::Object(Name::Head(lineage, sequence)) = entry {
-                let standing = holdings.lineages.entry(lineage).or_default();
-                standing.newest_head = standing.newest_head.max(Some(sequence));
-            }
-        })?;
-        let known = ledger.map(|ledger| holdings.add_known(store, ledger, &mut archives, sink));
-        if !matches!(known, Some(Ok(()))) {
-            // No ledger, or one that cannot be read: the objects themselves tell.
-            (holdings.bytes, holdings.objects) = (0, 0);
-            for shelf in Shelf::OF_SOURCE.into_iter().filter(|shelf| !matches!(shelf, Shelf::Archives | Shelf::Records))
-            {
-                for name in crate::store::names(store, shelf)? {
-                    holdings.add(store, &name)?;
-                }
-            }
+        match Self::count(store, ledger, sink) {
+            Ok(holdings) => Ok(holdings),
+            Err(Failure::Store(error)) => Err(error),
+            // A ledger that cannot be read: the objects themselves tell.
+            Err(Failure::Ledger) => match Self::count(store, None, sink) {
+                Err(Failure::Store(error)) => Err(error),
+                other => Ok(other.unwrap_or_default()),
+            },
         }
-        for (lineage, number) in archives {
-            holdings.add(store, &Name::Archive(lineage, number))?;
+    }
+
+    fn count<S: Store>(store: &S, ledger: Option<&Ledger>, sink: &VerifyKey) -> Result<Self, Failure> {
+        let mut holdings = Self::default();
+        visit(store, Shelf::Archives, |name| {
+            let Name::Archive(lineage, number) = name else { return Ok(()) };
+            let standing = holdings.lineages.entry(lineage).or_default();
+            standing.next_number = standing.next_number.max(number.get() + 1);
+            match ledger {
+                Some(ledger) if ledger.has_archive(&lineage, number)? => Ok(()),
+                _ => holdings.add(store, &name),
+            }
+        })?;
+        visit(store, Shelf::Heads, |name| {
+            let Name::Head(lineage, sequence) = name else { return Ok(()) };
+            let standing = holdings.lineages.entry(lineage).or_default();
+            standing.newest_head = standing.newest_head.max(Some(sequence));
+            if ledger.is_none() { holdings.add(store, &name) } else { Ok(()) }
+        })?;
+        if let Some(ledger) = ledger {
+            holdings.add_known(store, ledger, sink)?;
+            return Ok(holdings);
+        }
+        let counted = [Shelf::Archives, Shelf::Heads, Shelf::Records];
+        for shelf in Shelf::OF_SOURCE.into_iter().filter(|shelf| !counted.contains(shelf)) {
+            visit(store, shelf, |name| holdings.add(store, &name))?;
         }
         Ok(holdings)
     }
 
-    fn add<S: Store>(&mut self, store: &S, name: &Name) -> Result<(), StoreError> {
+    fn add<S: Store>(&mut self, store: &S, name: &Name) -> Result<(), Failure> {
         let bytes = match store.get(name) {
             Ok(stored) => stored.map_or(0, |stored| stored.bytes()),
             Err(e) if e.is_damage() => 0,
-            Err(e) => return Err(e),
+            Err(e) => return Err(e.into()),
         };
         self.bytes = self.bytes.saturating_add(charge(bytes));
         self.objects += 1;
         Ok(())
     }
 
-    /// Adds what ledger and records know; what is left in `archives` they do not.
-    fn add_known<S: Store>(
-        &mut self,
-        store: &S,
-        ledger: &Ledger,
-        archives: &mut Vec<(Lineage, shared::id::ArchiveNumber)>,
-        sink: &VerifyKey,
-    ) -> Result<(), LedgerError> {
+    /// Adds what the ledger knows, and small objects by the records that it has not taken in yet.
+    fn add_known<S: Store>(&mut self, store: &S, ledger: &Ledger, sink: &VerifyKey) -> Result<(), Failure> {
         let totals = ledger.totals()?;
-        let mut unknown = Vec::new();
-        for (lineage, number) in archives.iter() {
-            if !ledger.has_archive(lineage, *number)? {
-                unknown.push((*lineage, *number));
-            }
-        }
-        let (mut objects, mut bytes) = (totals.objects, totals.bytes);
-        for name in crate::store::names(store, Shelf::Records)? {
+        self.objects = self.objects.saturating_add(totals.objects);
+        self.bytes = self.bytes.saturating_add(totals.bytes);
+        visit(store, Shelf::Records, |name| {
             if ledger.has_record(&name)? {
-                continue;
+                return Ok(());
             }
-            if let Some(record) = read_record(store, &name, sink)? {
-                let archives = record.archives.iter().map(|archive| charge(archive.bytes)).sum();
-                objects += record.objects.saturating_sub(record.archives.len() as u64);
-                bytes = bytes.saturating_add(record.bytes.saturating_sub(archives));
+            let record = match read_record(store, &name, sink) {
+                Err(e) if !e.is_damage() => return Err(e.into()),
+                record => record.ok().flatten(),
+            };
+            if let Some(record) = record {
+                let archives = record.archives.iter().map(|archive| charge(archive.bytes)).fold(0, u64::saturating_add);
+                self.objects += record.objects.saturating_sub(record.archives.len() as u64);
+                self.bytes = self.bytes.saturating_add(record.bytes.saturating_sub(archives));
             }
-        }
-        *archives = unknown;
-        (self.objects, self.bytes) = (objects, bytes);
-        Ok(())
+            Ok(())
+        })
     }
+}
+
+/// Visits the objects of a shelf until one fails.
+fn visit<S: Store>(store: &S, shelf: Shelf, mut work: impl FnMut(Name) -> Result<(), Failure>) -> Result<(), Failure> {
+    let mut done = Ok(());
+    store.list(shelf, &mut |entry| {
+        if let (Entry::Object(name), Ok(())) = (entry, &done) {
+            done = work(name);
+        }
+    })?;
+    done
 }
 
 /// Running totals of a pushing session, shared with the thread that publishes.

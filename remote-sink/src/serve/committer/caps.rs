@@ -4,7 +4,7 @@ use crate::ledger::{Ledger, series_of};
 use crate::serve::committer::Session;
 use crate::serve::committer::commit::read_receipt;
 use crate::serve::committer::outbox::store_refusal;
-use crate::store::{Name, Shelf, Store, StoreError, Stored, names};
+use crate::store::{Entry, Name, Shelf, Store, StoreError, Stored};
 use shared::format::Head;
 use shared::id::{Lineage, Series};
 use shared::wire::{RefusalCode, Refused};
@@ -17,13 +17,14 @@ pub struct Caps {
     lineages: Vec<(Lineage, Option<u64>)>,
     ledger: Option<Ledger>,
     envelopes: Option<u64>,
+    substitutes: Option<u64>,
     heads: Option<u64>,
     series: Option<HashSet<Series>>,
 }
 
 impl Caps {
     pub fn new(lineages: Vec<(Lineage, Option<u64>)>, ledger: Option<Ledger>) -> Self {
-        Self { lineages, ledger, envelopes: None, heads: None, series: None }
+        Self { lineages, ledger, envelopes: None, substitutes: None, heads: None, series: None }
     }
 
     /// Envelopes that appeared within a day.
@@ -38,6 +39,21 @@ impl Caps {
 
     pub fn envelope_added(&mut self) {
         self.envelopes = self.envelopes.map(|count| count + 1);
+    }
+
+    /// Substitute records of this source, those of this session included even if they were there.
+    pub fn substitutes<S: Store>(&mut self, session: &Session<S>) -> Result<u64, Refused> {
+        if let Some(count) = self.substitutes {
+            return Ok(count);
+        }
+        let mut count = 0;
+        let listed = session.own()?.list(Shelf::Substitutes, &mut |_| count += 1);
+        listed.map_err(|e| store_refusal(&e))?;
+        Ok(*self.substitutes.insert(count))
+    }
+
+    pub fn substitute_added(&mut self) {
+        self.substitutes = self.substitutes.map(|count| count + 1);
     }
 
     /// Is there room for this head? Heads count by the time of their receipts, over all lineages.
@@ -106,9 +122,11 @@ impl Caps {
 }
 
 fn count_envelopes<S: Store>(store: &S, since: i64) -> Result<u64, StoreError> {
-    let mut count = 0;
-    for name in names(store, Shelf::Envelopes)? {
-        count += u64::from(store.get(&name)?.is_some_and(|stored| stored.appeared() > since));
-    }
-    Ok(count)
+    let (mut count, mut done) = (0, Ok(()));
+    store.list(Shelf::Envelopes, &mut |entry| {
+        if let (Entry::Object(name), Ok(())) = (entry, &done) {
+            done = store.get(&name).map(|stored| count += u64::from(stored.is_some_and(|s| s.appeared() > since)));
+        }
+    })?;
+    done.map(|()| count)
 }

@@ -46,8 +46,7 @@ impl<S: Store> Session<S> {
                 return Err(Refused::new(RefusalCode::Quota, text));
             }
         }
-        let free =
-            if is_archive { self.free_for_archives()? } else { self.own()?.free().map_err(|e| store_refusal(&e))? };
+        let free = if is_archive { self.free_for_archives()? } else { self.free_for_small()? };
         if charge > free {
             let text = format!("the sink's disk is full: {free} bytes are free, {charge} are asked for");
             return Err(Refused::new(RefusalCode::Full, text));
@@ -106,6 +105,11 @@ impl<S: Store> Push<S> {
 
     pub fn put_substitute(&mut self, session: &Session<S>, bytes: Vec<u8>) -> Result<(), Refused> {
         let digest = self.pinned.substitute(&bytes)?.digest();
+        let count = self.caps.substitutes(session)?;
+        if count >= session.limits.substitutes {
+            return Err(cap(format!("this source has {count} substitute records: no more are taken")));
+        }
+        self.caps.substitute_added();
         session.put_small(Name::Substitute(self.pinned.lineage, digest), bytes, digest, true)
     }
 

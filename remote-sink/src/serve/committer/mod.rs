@@ -30,13 +30,20 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, BufReader};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// Beyond the session's time, for the message that was under way.
+const OVERTIME: Duration = Duration::from_secs(600);
 
 /// Numbers of archives, kept while a client walks through them.
 struct Listing {
     source: SourceId,
     lineage: Lineage,
+    from: ArchiveNumber,
+    /// The lowest ones from there on.
     numbers: Vec<ArchiveNumber>,
+    /// Are these all?
+    complete: bool,
 }
 
 /// What every session has.
@@ -64,7 +71,15 @@ impl<S: Store> Session<S> {
     pub fn free_for_archives(&self) -> Result<u64, Refused> {
         let Some(store) = self.access.sources.first().map(|source| &source.store) else { return Ok(0) };
         let free = store.free().map_err(|e| store_refusal(&e))?;
-        Ok(free.saturating_sub(self.limits.min_free))
+        if free.objects <= self.limits.min_free_objects {
+            return Ok(0);
+        }
+        Ok(free.bytes.saturating_sub(self.limits.min_free))
+    }
+    /// Bytes that small objects may still take: the reserve is for them.
+    pub fn free_for_small(&self) -> Result<u64, Refused> {
+        let free = self.own()?.free().map_err(|e| store_refusal(&e))?;
+        Ok(if free.objects == 0 { 0 } else { free.bytes })
     }
 }
 
@@ -77,10 +92,22 @@ pub struct Patience {
     takeover: Duration,
     held: Option<Held>,
     shared: Arc<Shared>,
+    /// The receiver ends an over-long session between two messages; one that does not is ended here.
+    end: Option<Instant>,
+}
+
+impl Patience {
+    fn over_long(&self) -> io::Result<()> {
+        match self.end {
+            Some(end) if Instant::now() > end => Err(timed_out("this session has lasted long enough")),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Watch for Patience {
     fn silent(&mut self, since: Duration) -> io::Result<bool> {
+        self.over_long()?;
         if self.shared.is_working() {
             return Ok(true);
         }
@@ -101,7 +128,7 @@ impl Watch for Patience {
         if let Some(held) = &mut self.held {
             held.speaks();
         }
-        Ok(())
+        self.over_long()
     }
 }
 
@@ -141,7 +168,8 @@ pub fn commit<S: Store>(
     channel.set_write_timeout(Some(limits.idle.max(Duration::from_secs(1)))).map_err(io)?;
     let outbox = Outbox::<S>::start(channel.try_clone().map_err(io)?).map_err(io)?;
     let shared = Arc::clone(outbox.shared());
-    let patience = Patience { idle: limits.greeting, takeover: limits.takeover, held: None, shared };
+    let latest = Instant::now().checked_add(limits.session.saturating_add(OVERTIME));
+    let patience = Patience { idle: limits.greeting, takeover: limits.takeover, held: None, shared, end: latest };
     let mut incoming = Inlet::new(channel::own(&channel).map_err(io)?, None, patience).buffered();
     match start {
         Ok(start) => {

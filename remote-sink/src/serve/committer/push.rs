@@ -18,6 +18,9 @@ use std::collections::VecDeque;
 /// Archives that may be between the session and the disk.
 const IN_FLIGHT_MAX: usize = 16;
 
+/// A record is published at the latest after so many archives; a few more may be on their way.
+const RECORD_ARCHIVES: usize = shared::limits::RECORD_ARCHIVES_MAX - 64;
+
 /// State of a pushing session.
 pub struct Push<S: Store> {
     pub pinned: Pinned,
@@ -68,7 +71,7 @@ impl<S: Store> Push<S> {
                 }
             }
             let added = session.outbox.shared().account(|account| account.archives_added());
-            if added >= session.limits.record_archives {
+            if added >= session.limits.record_archives.min(RECORD_ARCHIVES) {
                 self.publish_record(session);
             }
         }

@@ -7,7 +7,7 @@ use crate::serve::committer::{Listing, Session};
 use crate::store::{Entry, Name, Shelf, Store, StoreError, Stored, archive, names, read_whole};
 use shared::codec::{Blob, List, Text};
 use shared::format::{Envelope, Head, Page};
-use shared::id::{ArchiveNumber, Digest, Lineage};
+use shared::id::{Digest, Lineage};
 use shared::limits::{
     BODY_BYTES_MAX, DATA_BYTES_MAX, ENVELOPE_BYTES_MAX, HEAD_BYTES_MAX, LIST_ITEMS_MAX, PAGE_BYTES_MAX,
     RECEIPT_BYTES_MAX,
@@ -16,10 +16,13 @@ use shared::signature::{Object, Signed};
 use shared::wire::reply::{ArchiveItem, ArchiveList};
 use shared::wire::request::{GetArchive, GetParts, ListArchives, ListHeads};
 use shared::wire::{Damage, HeadItem, HeadList, Query, RefusalCode, Refused, Reply, SourceItem, SourceList};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, BinaryHeap};
 
 /// A list reply ends near this size; the client asks for the rest.
 const LIST_BYTES: usize = 1 << 20;
+
+/// Numbers kept for a client that walks through a list.
+const LISTING_MAX: usize = 128 << 10;
 
 pub fn not_found(what: &str) -> Refused {
     Refused::new(RefusalCode::NotFound, format!("no such {what}"))
@@ -119,12 +122,12 @@ impl<S: Store> Session<S> {
     fn list_archives(&self, query: &ListArchives) -> Result<Reply, Refused> {
         let source = self.access.source(&query.source)?;
         let mut listing = self.listing.borrow_mut();
-        let known = listing.as_ref().is_some_and(|known| known.is_of(query) && query.from != ArchiveNumber::FIRST);
-        if !known {
-            let numbers = numbers(source, &query.lineage).map_err(|e| store_refusal(&e))?;
-            *listing = Some(Listing { source: query.source, lineage: query.lineage, numbers });
+        if !listing.as_ref().is_some_and(|known| known.answers(query)) {
+            let listed = Listing::load(source, query).map_err(|e| store_refusal(&e))?;
+            *listing = Some(listed);
         }
-        let numbers = listing.as_ref().map(|listing| listing.numbers.as_slice()).unwrap_or_default();
+        let (numbers, complete) =
+            listing.as_ref().map_or((&[][..], true), |known| (&known.numbers[..], known.complete));
         let start = numbers.partition_point(|number| *number < query.from);
         let wanted = &numbers[start..numbers.len().min(start + query.limit as usize)];
         let mut items = Vec::with_capacity(wanted.len());
@@ -139,7 +142,7 @@ impl<S: Store> Session<S> {
                 Err(_) => {}
             }
         }
-        let more = start + wanted.len() < numbers.len();
+        let more = !complete || start + wanted.len() < numbers.len();
         Ok(Reply::Archives(ArchiveList { items: List::new(items).map_err(|_| damaged("the list"))?, more }))
     }
 
@@ -219,21 +222,12 @@ fn lineages<S: Store>(source: &Source<S>) -> Result<Vec<Lineage>, StoreError> {
 }
 
 fn newest_head<S: Store>(source: &Source<S>, lineage: &Lineage) -> Result<Option<u64>, StoreError> {
-    let of_lineage = |name| match name {
-        Name::Head(of, sequence) if of == *lineage => Some(sequence),
-        _ => None,
-    };
-    Ok(names(&source.store, Shelf::Heads)?.into_iter().filter_map(of_lineage).max())
-}
-
-fn numbers<S: Store>(source: &Source<S>, lineage: &Lineage) -> Result<Vec<ArchiveNumber>, StoreError> {
-    let mut found = Vec::new();
-    source.store.list(Shelf::Archives, &mut |entry| match entry {
-        Entry::Object(Name::Archive(of, number)) if of == *lineage => found.push(number),
+    let mut newest = None;
+    source.store.list(Shelf::Heads, &mut |entry| match entry {
+        Entry::Object(Name::Head(of, sequence)) if of == *lineage => newest = newest.max(Some(sequence)),
         _ => {}
     })?;
-    found.sort_unstable();
-    Ok(found)
+    Ok(newest)
 }
 
 fn head_item<S: Store>(source: &Source<S>, lineage: &Lineage, sequence: u64) -> Result<Option<HeadItem>, Refused> {
@@ -254,8 +248,29 @@ fn head_item<S: Store>(source: &Source<S>, lineage: &Lineage, sequence: u64) -> 
 }
 
 impl Listing {
-    fn is_of(&self, query: &ListArchives) -> bool {
-        self.source == query.source && self.lineage == query.lineage
+    /// Looks at all names and keeps the lowest ones wanted: memory does not grow with the number of archives.
+    fn load<S: Store>(source: &Source<S>, query: &ListArchives) -> Result<Self, StoreError> {
+        let mut lowest = BinaryHeap::new();
+        let mut complete = true;
+        source.store.list(Shelf::Archives, &mut |entry| match entry {
+            Entry::Object(Name::Archive(of, number)) if of == query.lineage && number >= query.from => {
+                lowest.push(number);
+                if lowest.len() > LISTING_MAX {
+                    lowest.pop();
+                    complete = false;
+                }
+            }
+            _ => {}
+        })?;
+        let (source, lineage, from) = (query.source, query.lineage, query.from);
+        Ok(Self { source, lineage, from, numbers: lowest.into_sorted_vec(), complete })
+    }
+
+    /// Does it hold what this query asks for? A walk from the start sees the present.
+    fn answers(&self, query: &ListArchives) -> bool {
+        let within = self.source == query.source && self.lineage == query.lineage && self.from < query.from;
+        let rest = self.numbers.len() - self.numbers.partition_point(|number| *number < query.from);
+        within && (self.complete || rest > query.limit as usize)
     }
 }
 
