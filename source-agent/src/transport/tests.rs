@@ -139,7 +139,11 @@ fn server(host_key: PrivateKey, client: SshKey, act: Act) -> SocketAddr {
 }
 
 fn target(address: SocketAddr, pins: Vec<Pin>) -> ssh::Target {
-    ssh::Target { user: "backup".into(), host: address.ip().to_string(), port: address.port(), pins }
+    ssh::Target { user: "backup".into(), host: address.ip().to_string(), port: address.port(), pins, names: names() }
+}
+
+fn names() -> Names {
+    Names { remote: "offsite".into(), source: "web1".into() }
 }
 
 fn pin(key: &PrivateKey) -> Vec<Pin> {
@@ -191,11 +195,12 @@ fn another_host_key_is_refused_and_both_are_shown() {
     let text = failure.remote("offsite").to_string();
     let expected = format!(
         "error[ssh-hostkey]: offsite: the host key of 127.0.0.1 is not the pinned one\n  \
-         pinned 2026-11-21  {}   offered  {}\n  help: ask the operator for the new key",
+         pinned 2026-11-21  {}   offered  {}\n  help: ask the operator for the new key (remote-sink card web1), then: \
+         source-agent remote repin offsite 'sink-card:1,...'",
         fingerprint(public(&pinned).blob()),
         fingerprint(public(&host).blob()),
     );
-    assert!(text.starts_with(&expected), "{text}");
+    assert_eq!(text, expected);
     assert_eq!(fingerprint(public(&host).blob()), host.fingerprint(russh::keys::HashAlg::Sha256).to_string());
 }
 
@@ -286,7 +291,7 @@ fn shell(script: &str, classify: child::Classify) -> Pipe {
 
 #[test]
 fn a_child_is_read_written_and_explained() {
-    let mut pipe = shell("cat; echo last words >&2; exit 3", |_, _| None);
+    let mut pipe = shell("cat; echo last words >&2; exit 3", Box::new(|_, _| None));
     pipe.writer.write_all(b"through").unwrap();
     drop(std::mem::replace(&mut pipe.writer, Box::new(std::io::sink())));
     assert_eq!(read_all(&mut pipe), b"through");
@@ -298,7 +303,7 @@ fn a_child_is_read_written_and_explained() {
 
 #[test]
 fn stderr_of_any_length_does_not_stop_a_child() {
-    let mut pipe = shell("yes | head -c 1000000 >&2; echo end >&2; echo done", |_, _| None);
+    let mut pipe = shell("yes | head -c 1000000 >&2; echo end >&2; echo done", Box::new(|_, _| None));
     assert_eq!(read_all(&mut pipe), b"done\n");
     assert_eq!(pipe.guard.ending().last_line().as_deref(), Some("end"));
     assert!(pipe.guard.ending().stderr.len() <= 4096);
@@ -306,13 +311,17 @@ fn stderr_of_any_length_does_not_stop_a_child() {
 
 #[test]
 fn a_child_that_stays_is_ended_with_its_pipe() {
-    let mut pipe = shell("trap '' HUP TERM PIPE; echo $$; exec sleep 1000", |_, _| None);
+    let mut pipe = shell("trap '' HUP TERM PIPE; echo $$; exec sleep 1000", Box::new(|_, _| None));
     let mut process = String::new();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(&mut pipe.reader), &mut process).unwrap();
     let path = format!("/proc/{}", process.trim());
     assert!(std::path::Path::new(&path).exists());
     drop(pipe);
     assert!(!std::path::Path::new(&path).exists());
+}
+
+fn ssh_errors(status: Option<u32>, stderr: &[u8]) -> Option<(&'static str, String, Option<String>)> {
+    openssh::classify(status, stderr, &names())
 }
 
 #[test]
@@ -326,12 +335,12 @@ fn errors_of_ssh_are_classified() {
         ("ssh: connect to host h port 22: No route to host\r\n", "ssh-unreachable"),
         ("kex_exchange_identification: read: Connection reset by peer\r\n", "ssh"),
     ] {
-        let pipe = shell(&format!("printf '%s' '{text}' >&2; exit 255"), openssh::classify);
+        let pipe = shell(&format!("printf '%s' '{text}' >&2; exit 255"), Box::new(ssh_errors));
         let failure = pipe.guard.explain("nothing came");
         assert_eq!((failure.code, failure.exit), (code, Exit::Unreachable), "{text}");
         assert!(failure.to_string().contains(text.trim()) && failure.help.is_some(), "{failure}");
     }
-    let pipe = shell("echo 'sh: 1: remote-sink: not found' >&2; exit 127", openssh::classify);
+    let pipe = shell("echo 'sh: 1: remote-sink: not found' >&2; exit 127", Box::new(ssh_errors));
     assert_eq!(pipe.guard.explain("nothing came").code, "not-installed");
 }
 
@@ -341,6 +350,7 @@ fn the_system_ssh_asks_nothing_and_forwards_nothing() {
         host: "friend-backup".into(),
         known_hosts: Some(("/var/lib/a \"b\" 100%/known".into(), "pawl-friend".into())),
         identity_file: Some("/etc/x/key".into()),
+        names: names(),
     };
     let command = target.command(Duration::from_secs(120));
     let arguments: Vec<String> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
