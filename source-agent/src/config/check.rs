@@ -118,7 +118,9 @@ pub fn place(remote: &Remote, own: &SourceName, base: &Path) -> Result<Place, St
     match (&remote.url, &remote.ssh_host, &remote.path) {
         (Some(url), None, None) => ssh_place(remote, url, base),
         (None, Some(host), None) => {
-            only_with_url(remote)?;
+            if remote.host_key.iter().any(|line| SshKey::from_openssh(line).is_none()) {
+                return Err(HOST_KEY_LINE.into());
+            }
             if host.starts_with('-') || host.is_empty() || host.contains(|c: char| c.is_whitespace() || c.is_control())
             {
                 return Err("'ssh-host' is not a host name".into());
@@ -126,7 +128,9 @@ pub fn place(remote: &Remote, own: &SourceName, base: &Path) -> Result<Place, St
             Ok(Place::SshHost { host: host.clone(), source: source() })
         }
         (None, None, Some(path)) => {
-            only_with_url(remote)?;
+            if !remote.host_key.is_empty() || remote.identity_file.is_some() {
+                return Err("'host-key' and 'identity-file' belong to 'url' and 'ssh-host'".into());
+            }
             Ok(Place::Path { path: base.join(path), source: source() })
         }
         (None, None, None) => Err("it needs one of 'url', 'ssh-host', 'path'".into()),
@@ -134,12 +138,7 @@ pub fn place(remote: &Remote, own: &SourceName, base: &Path) -> Result<Place, St
     }
 }
 
-fn only_with_url(remote: &Remote) -> Result<(), String> {
-    if !remote.host_key.is_empty() || remote.identity_file.is_some() {
-        return Err("'host-key' and 'identity-file' belong to 'url'; with 'ssh-host' they come from ~/.ssh".into());
-    }
-    Ok(())
-}
+const HOST_KEY_LINE: &str = "'host-key' holds a line that is not 'ssh-ed25519 AAAA…'";
 
 fn ssh_place(remote: &Remote, url: &str, base: &Path) -> Result<Place, String> {
     if remote.source.is_some() {
@@ -147,7 +146,7 @@ fn ssh_place(remote: &Remote, url: &str, base: &Path) -> Result<Place, String> {
     }
     let (user, host, port, source) = parse_url(url)?;
     let host_keys: Option<Vec<SshKey>> = remote.host_key.iter().map(|line| SshKey::from_openssh(line)).collect();
-    let host_keys = host_keys.ok_or("'host-key' holds a line that is not 'ssh-ed25519 AAAA…'")?;
+    let host_keys = host_keys.ok_or(HOST_KEY_LINE)?;
     if host_keys.is_empty() {
         return Err("'host-key' is missing: the host key stands on the sink's card".into());
     }

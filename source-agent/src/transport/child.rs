@@ -19,7 +19,7 @@ const STOP_WAIT: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(5);
 
 /// Turns what is known about a child's end into the transport's own words.
-pub type Classify = fn(status: Option<u32>, stderr: &[u8]) -> Option<(&'static str, String, Option<String>)>;
+pub type Classify = Box<dyn Fn(Option<u32>, &[u8]) -> Option<(&'static str, String, Option<String>)> + Send + Sync>;
 
 struct Held {
     child: Mutex<Child>,

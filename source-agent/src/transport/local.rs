@@ -18,7 +18,7 @@ pub fn open(root: &Path, source: &SourceName, role: Role, timeout: Duration) -> 
     let mut command = Command::new(program());
     command.arg("serve").arg("--root").arg(root);
     command.args(["--source", source.as_str(), "--role", role.as_str()]);
-    child::spawn(command, timeout, |_, _| None)
+    child::spawn(command, timeout, Box::new(|_, _| None))
         .map_err(|failure| failure.help("install remote-sink on this machine, beside source-agent or on the PATH"))
 }
 

@@ -17,6 +17,7 @@ use crate::config::{Loaded, Place, Remote};
 use crate::keys;
 use crate::report::Outcome;
 use shared::card::SshKey;
+use shared::id::SourceName;
 use shared::wire::Role;
 use std::io::{Read, Write};
 
@@ -34,15 +35,37 @@ pub struct Pipe {
 /// `role`; elsewhere the key decides.
 pub fn open(loaded: &Loaded, remote: &Remote, role: Role) -> Outcome<Pipe> {
     let timeout = loaded.config.limits.timeout();
+    let names = |source: &SourceName| Names { remote: remote.name.clone(), source: source.to_string() };
     let opened = loaded.place(remote).and_then(|place| match place {
-        Place::Ssh { user, host, port, identity_file, .. } => {
+        Place::Ssh { user, host, port, source, identity_file, .. } => {
             let key = keys::load_ssh_key(&identity_file)?;
-            ssh::open(&ssh::Target { user, host, port, pins: pins(&remote.host_key) }, key, timeout)
+            let target = ssh::Target { user, host, port, pins: pins(&remote.host_key), names: names(&source) };
+            ssh::open(&target, key, timeout)
         }
-        Place::SshHost { host, .. } => openssh::open(&openssh::Target::new(loaded, remote, host)?, timeout),
+        Place::SshHost { host, source } => {
+            openssh::open(openssh::Target::new(loaded, remote, host, names(&source))?, timeout)
+        }
         Place::Path { path, source } => local::open(&path, &source, role, timeout),
     });
     opened.map_err(|failure| failure.remote(&remote.name))
+}
+
+/// What help lines call things by: the remote here, and this source at the sink.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    pub remote: String,
+    pub source: String,
+}
+
+impl Names {
+    /// Help for a host key that is not the pinned one.
+    fn repin(&self) -> String {
+        let Self { remote, source } = self;
+        format!(
+            "ask the operator for the new key (remote-sink card {source}), then: \
+             source-agent remote repin {remote} 'sink-card:1,...'"
+        )
+    }
 }
 
 /// A host key that may be offered, and when it was pinned, where the configuration says so.

@@ -2,7 +2,7 @@
 
 use crate::config::{Loaded, Remote};
 use crate::report::{Exit, Failure, Outcome};
-use crate::transport::{COMMAND, Pipe, child, pins};
+use crate::transport::{COMMAND, Names, Pipe, child, pins};
 use shared::sys::durable;
 use std::path::PathBuf;
 use std::process::Command;
@@ -15,10 +15,11 @@ pub struct Target {
     /// Host keys of the configuration, in a file of our own: only these count then.
     pub known_hosts: Option<(PathBuf, String)>,
     pub identity_file: Option<PathBuf>,
+    pub names: Names,
 }
 
 impl Target {
-    pub fn new(loaded: &Loaded, remote: &Remote, host: String) -> Outcome<Self> {
+    pub fn new(loaded: &Loaded, remote: &Remote, host: String, names: Names) -> Outcome<Self> {
         if host.is_empty() || host.starts_with('-') || host.chars().any(|c| c.is_control() || c.is_whitespace()) {
             let shown = shared::text::printable(host.as_bytes(), 100);
             return Err(Failure::new("config", Exit::Usage, format!("'{shown}' is not a host name for ssh")));
@@ -40,7 +41,7 @@ impl Target {
                 Some((path, alias))
             }
         };
-        Ok(Self { host, known_hosts, identity_file })
+        Ok(Self { host, known_hosts, identity_file, names })
     }
 
     /// The command; nothing of it comes from the other side.
@@ -87,24 +88,22 @@ fn quoted(path: &std::path::Path) -> std::ffi::OsString {
     std::ffi::OsString::from_vec([b"\"", &escaped[..], b"\""].concat())
 }
 
-pub fn open(target: &Target, timeout: Duration) -> Outcome<Pipe> {
-    child::spawn(target.command(timeout), timeout, classify)
+pub fn open(target: Target, timeout: Duration) -> Outcome<Pipe> {
+    let command = target.command(timeout);
+    let classify = move |status: Option<u32>, stderr: &[u8]| classify(status, stderr, &target.names);
+    child::spawn(command, timeout, Box::new(classify))
         .map_err(|failure| failure.help("install the OpenSSH client, or use url = \"ssh://…\" in place of ssh-host"))
 }
 
 /// ssh's own errors: exit code 255 and a text (in the program's one language).
-pub fn classify(status: Option<u32>, stderr: &[u8]) -> Option<(&'static str, String, Option<String>)> {
+pub fn classify(status: Option<u32>, stderr: &[u8], names: &Names) -> Option<(&'static str, String, Option<String>)> {
     if status != Some(255) {
         return None;
     }
     let text = String::from_utf8_lossy(stderr);
+    let repin = names.repin();
     let known: [(&str, &'static str, &str, &str); 9] = [
-        (
-            "Host key verification failed",
-            "ssh-hostkey",
-            "the host key is not the pinned one",
-            "ask the operator for the new key (remote-sink card NAME), then: source-agent remote repin NAME 'sink-card:1,...'",
-        ),
+        ("Host key verification failed", "ssh-hostkey", "the host key is not the pinned one", &repin),
         (
             "Permission denied",
             "ssh-login",

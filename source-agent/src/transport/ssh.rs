@@ -4,7 +4,7 @@
 use crate::report::{Exit, Failure, Outcome};
 use crate::transport::ending::{Connection, Ending, Guard, Tail};
 use crate::transport::ssh_session::{self, Offered};
-use crate::transport::{Pin, Pipe, fingerprint, stream};
+use crate::transport::{Names, Pin, Pipe, fingerprint, stream};
 use parking_lot::{Condvar, Mutex};
 use russh::keys::PrivateKey;
 use std::os::unix::net::UnixStream;
@@ -21,6 +21,7 @@ pub struct Target {
     pub host: String,
     pub port: u16,
     pub pins: Vec<Pin>,
+    pub names: Names,
 }
 
 /// What the connection's thread tells its users.
@@ -61,8 +62,7 @@ pub fn open(target: &Target, key: PrivateKey, timeout: Duration) -> Outcome<Pipe
     let failed = |e: std::io::Error| Failure::new("ssh", Exit::Failed, format!("cannot start a connection: {e}"));
     if target.pins.is_empty() {
         let message = format!("no host key is pinned for {}", target.host);
-        return Err(Failure::new("ssh-hostkey", Exit::Unreachable, message)
-            .help("take it from the sink card: source-agent remote repin NAME 'sink-card:1,...'"));
+        return Err(Failure::new("ssh-hostkey", Exit::Unreachable, message).help(target.names.repin()));
     }
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
     let shared = Arc::new(Shared::default());
@@ -135,5 +135,5 @@ fn host_key(target: &Target, offered: &Offered) -> Failure {
         .collect();
     Failure::new("ssh-hostkey", Exit::Unreachable, message)
         .detail(format!("{}   offered  {offered}", pinned.join("   ")))
-        .help("ask the operator for the new key (remote-sink card NAME), then: source-agent remote repin NAME 'sink-card:1,...'")
+        .help(target.names.repin())
 }

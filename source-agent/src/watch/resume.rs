@@ -56,7 +56,8 @@ fn explain(
     newest: Option<&NewestHead>,
     failure: Failure,
 ) -> Failure {
-    let failure = failure.remote(client.remote_name());
+    let mut failure = failure.remote(client.remote_name());
+    failure.help = failure.help.map(|help| help.replace("accept NAME", &format!("accept {}", client.remote_name())));
     let Some(newest) = newest else { return failure };
     let chain = state.chain();
     let heads = client
