@@ -1,1 +1,143 @@
+//! The index against naive copies.
 
+use super::series::{DirRow, SeriesIndex, uses_of};
+use super::uses::{self, Spot, Uses};
+use super::*;
+use proptest::prelude::*;
+use shared::id::Series;
+use std::collections::BTreeMap;
+
+const SOURCE: SourceId = SourceId::new([1; 32]);
+const LINEAGE: Lineage = Lineage::new([2; 16]);
+
+fn table(seed: u8, blocks: usize) -> Vec<Vec<TableEntry>> {
+    let entry = |block: usize, at: u8| {
+        let id = Digest::of(&[seed, block as u8, at]);
+        TableEntry { id: ChunkId::new(*id.as_bytes()), bytes: 100 + u32::from(at) }
+    };
+    (0..blocks).map(|block| (0..5).map(|at| entry(block, at)).collect()).collect()
+}
+
+fn facts(number: u64, table: &[Vec<TableEntry>]) -> ArchiveFacts<'_> {
+    ArchiveFacts {
+        number: ArchiveNumber::new(number).unwrap(),
+        id: ArchiveId::new([number as u8; 32]),
+        kind: Kind::Data,
+        session: SessionId::new([4; 32]),
+        bytes: 1000,
+        table,
+    }
+}
+
+#[test]
+fn acknowledged_chunks_are_found_and_presence_is_per_sink() {
+    let dir = tempfile::tempdir().unwrap();
+    let (index, new) = Index::open(dir.path(), &SOURCE, &LINEAGE).unwrap();
+    assert!(new);
+    let one = index.sink(&VerifyKey::new([7; 32])).unwrap();
+    let two = index.sink(&VerifyKey::new([8; 32])).unwrap();
+    let table = table(1, 3);
+    index.acknowledge(&one, &facts(5, &table), true).unwrap();
+    index.acknowledge(&two, &facts(5, &table), false).unwrap();
+    index.drop_presence(&two, &[5]).unwrap();
+    assert_eq!(index.present(&one).unwrap(), HashSet::from([5]));
+    assert!(index.present(&two).unwrap().is_empty());
+    let lookup = index.lookup().unwrap();
+    let filter = index.filter().unwrap();
+    for (block, entries) in table.iter().enumerate() {
+        for entry in entries {
+            let spot = Spot { archive: 5, block: block as u32 };
+            assert_eq!(lookup.find(&entry.id).unwrap(), Some(spot));
+            assert!(filter.maybe(&entry.id));
+        }
+    }
+    assert_eq!(lookup.find(&ChunkId::new([0; 32])).unwrap(), None);
+    assert_eq!(index.blocks(5).unwrap(), [(5, 510); 3]);
+    assert_eq!(index.next_number().unwrap(), 6);
+    index.forget_archive(5).unwrap();
+    assert_eq!(lookup.find(&table[0][0].id).unwrap(), None);
+    drop((index, lookup));
+    assert!(Index::open(dir.path(), &SOURCE, &LINEAGE).unwrap().1);
+}
+
+#[test]
+fn another_source_or_damage_is_put_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let (index, _) = Index::open(dir.path(), &SOURCE, &LINEAGE).unwrap();
+    let sink = index.sink(&VerifyKey::new([7; 32])).unwrap();
+    index.acknowledge(&sink, &facts(5, &table(1, 1)), true).unwrap();
+    drop(index);
+    assert!(!Index::open(dir.path(), &SOURCE, &LINEAGE).unwrap().1);
+    assert!(Index::open(dir.path(), &SOURCE, &Lineage::new([3; 16])).unwrap().1);
+    std::fs::write(dir.path().join("index.sqlite"), vec![7; 50_000]).unwrap();
+    assert!(Index::open(dir.path(), &SOURCE, &LINEAGE).unwrap().1);
+    assert!(dir.path().join("index.damaged").exists());
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Put(u8, Vec<(u8, u8)>),
+    Forget(u8),
+}
+
+const PATHS: [&str; 8] = ["", "/a", "/a/b", "/a/b/c", "/ab", "/a0", "/b", "/b/a"];
+
+fn change() -> impl Strategy<Value = Change> {
+    let spots = prop::collection::vec((0u8..6, 0u8..4), 0..8);
+    prop_oneof![
+        3 => (0u8..8, spots).prop_map(|(path, spots)| Change::Put(path, spots)),
+        1 => (1u8..8).prop_map(Change::Forget),
+    ]
+}
+
+fn spots(list: &[(u8, u8)]) -> Uses {
+    uses::count(list.iter().map(|(a, b)| Spot { archive: (*a).into(), block: (*b).into() }).collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    /// Uses by difference are what a naive count of all rows gives; an aborted run changes nothing.
+    #[test]
+    fn uses_by_difference(runs in prop::collection::vec((prop::collection::vec(change(), 0..12), any::<bool>()), 1..6)) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut naive: BTreeMap<String, Uses> = BTreeMap::new();
+        for (changes, commits) in runs {
+            let index = SeriesIndex::open(dir.path(), &SOURCE, &LINEAGE, &Series::new([5; 16])).unwrap();
+            let reader = index.reader().unwrap();
+            let mut writer = index.begin().unwrap();
+            let before = naive.clone();
+            for change in changes {
+                match change {
+                    Change::Put(path, list) => {
+                        let path = PATHS[usize::from(path)];
+                        let row = DirRow { top: vec![1], uses: uses::pack(&spots(&list)), records: vec![2] };
+                        writer.put(path.as_bytes(), &row).unwrap();
+                        naive.insert(path.into(), spots(&list));
+                    }
+                    Change::Forget(path) => {
+                        let path = PATHS[usize::from(path)];
+                        writer.forget(path.as_bytes()).unwrap();
+                        let below = format!("{path}/");
+                        naive.retain(|other, _| other != path && !other.starts_with(&below));
+                    }
+                }
+            }
+            for path in PATHS {
+                prop_assert_eq!(reader.dir(path.as_bytes()).unwrap().is_some(), before.contains_key(path));
+            }
+            match commits {
+                true => writer.commit().unwrap(),
+                false => {
+                    drop(writer);
+                    naive = before;
+                }
+            }
+            let sum = uses::merge(naive.values().flatten().copied().collect());
+            prop_assert_eq!(uses_of(index.path()).unwrap(), sum.clone());
+            let mut writer = index.begin().unwrap();
+            writer.recount().unwrap();
+            writer.commit().unwrap();
+            prop_assert_eq!(uses_of(index.path()).unwrap(), sum);
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! A sink in memory that speaks the protocol over a socket pair, and can be down, cut lines and lose archives.
+
+use super::super::push::Dial;
+use super::{LINEAGE, SOURCE};
+use crate::client::fake::{Sink, sink, welcome};
+use crate::client::{Client, Greeting, greet};
+use crate::report::{Exit, Failure, Outcome};
+use parking_lot::Mutex;
+use shared::codec::{Blob, List};
+use shared::format::{Body, Head, Page, Receipt, Region};
+use shared::id::{ArchiveId, ArchiveNumber, Digest, SessionId};
+use shared::limits::DATA_BYTES_MAX;
+use shared::signature::{Object, Plain, Signed, SigningKey, Verified, sign};
+use shared::wire::hello::NewestHead;
+use shared::wire::reply::{ArchiveItem, ArchiveList};
+use shared::wire::request::{PushRequest, Query};
+use shared::wire::{Damage, HeadItem, HeadList, Missing, RefusalCode, Refused, Reply, Role, Stored};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+
+#[derive(Clone, Default)]
+pub struct Held {
+    pub envelopes: HashMap<SessionId, Vec<u8>>,
+    /// Region and parts.
+    pub archives: BTreeMap<u64, (ArchiveId, Vec<u8>, Vec<u8>)>,
+    pub pages: HashMap<Digest, Vec<u8>>,
+    pub bodies: HashMap<Digest, Vec<u8>>,
+    pub heads: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+pub struct MemorySink {
+    name: String,
+    pub key: SigningKey,
+    held: Arc<Mutex<Held>>,
+    down: AtomicBool,
+    /// Archives until the line is cut; negative: never.
+    cut: Arc<AtomicI64>,
+    cut_receipt: Arc<AtomicBool>,
+    connections: AtomicUsize,
+}
+
+fn own() -> shared::id::VerifyKey {
+    super::signing().verify_key()
+}
+
+impl MemorySink {
+    pub fn new(at: u8) -> Self {
+        Self {
+            name: format!("sink{at}"),
+            key: SigningKey::from_seed(&[100 + at; 32]),
+            held: Arc::default(),
+            down: AtomicBool::new(false),
+            cut: Arc::new(AtomicI64::new(-1)),
+            cut_receipt: Arc::default(),
+            connections: AtomicUsize::new(0),
+        }
+    }
+    pub fn held(&self) -> Held {
+        self.held.lock().clone()
+    }
+    pub fn copy(&self) -> Held {
+        self.held()
+    }
+    pub fn set_back(&self, held: Held) {
+        *self.held.lock() = held;
+    }
+    pub fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::Relaxed);
+    }
+    pub fn cut_after_archives(&self, archives: i64) {
+        self.cut.store(archives, Ordering::Relaxed);
+    }
+    pub fn cut_before_receipt(&self) {
+        self.cut_receipt.store(true, Ordering::Relaxed);
+    }
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+    pub fn archives(&self) -> Vec<u64> {
+        self.held.lock().archives.keys().copied().collect()
+    }
+    pub fn heads(&self) -> usize {
+        self.held.lock().heads.len()
+    }
+    pub fn newest(&self) -> Option<Verified<Head>> {
+        let held = self.held.lock();
+        held.heads.last().map(|(head, _)| Signed::parse(head).unwrap().verify(&own()).unwrap())
+    }
+    pub fn checkpoints(&self) -> usize {
+        let is_checkpoint = |(head, _): &&(Vec<u8>, Vec<u8>)| {
+            Signed::<Head>::parse(head).unwrap().verify(&own()).unwrap().is_checkpoint()
+        };
+        self.held.lock().heads.iter().filter(is_checkpoint).count()
+    }
+    /// Loses the archive at this place of its list.
+    pub fn lose_archive(&self, at: usize) {
+        let mut held = self.held.lock();
+        let number = *held.archives.keys().nth(at).unwrap();
+        held.archives.remove(&number);
+    }
+}
+
+impl Dial for MemorySink {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn is_required(&self) -> bool {
+        true
+    }
+    fn dial(&self) -> Outcome<Client> {
+        if self.down.load(Ordering::Relaxed) {
+            return Err(Failure::new("refused", Exit::Unreachable, "down"));
+        }
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        let (held, cut, cut_receipt) = (Arc::clone(&self.held), Arc::clone(&self.cut), Arc::clone(&self.cut_receipt));
+        let key = SigningKey::from_seed(&self.key.seed());
+        let (pipe, _thread) = sink(move |sink| Serving { held, cut, cut_receipt, key }.serve(sink));
+        greet(pipe, &self.name, &self.key.verify_key(), Greeting::Push { source: SOURCE, lineage: LINEAGE })
+    }
+}
+
+struct Serving {
+    held: Arc<Mutex<Held>>,
+    cut: Arc<AtomicI64>,
+    cut_receipt: Arc<AtomicBool>,
+    key: SigningKey,
+}
+
+fn stored(digest: Digest, existed: bool) -> Reply {
+    Reply::Stored(Stored { digest, existed })
+}
+
+fn verified<T: Object>(bytes: &[u8]) -> Verified<T> {
+    Signed::parse(bytes).unwrap().verify(&own()).unwrap()
+}
+
+impl Serving {
+    fn serve(self, sink: &mut Sink) {
+        let hello = sink.hello();
+        let mut answer = welcome(&hello, Role::Push);
+        answer.sink = self.key.verify_key();
+        {
+            let held = self.held.lock();
+            answer.newest = held.heads.last().map(|(head, _)| {
+                let head = verified::<Head>(head);
+                NewestHead { sequence: head.sequence, digest: head.digest() }
+            });
+            let next = held.archives.keys().last().map_or(0, |last| last + 1);
+            answer.next_number = Some(ArchiveNumber::new(next).unwrap());
+        }
+        sink.welcome(answer, &self.key);
+        while let Some(request) = sink.push_request() {
+            match self.answer(request, sink) {
+                Some(reply) => sink.reply(&reply),
+                None => return,
+            }
+        }
+    }
+
+    /// `None`: the line is cut.
+    fn answer(&self, request: PushRequest, sink: &mut Sink) -> Option<Reply> {
+        Some(match request {
+            PushRequest::Query(query) => self.query(query, sink),
+            PushRequest::PutEnvelope(bytes) => {
+                let digest = verified::<shared::format::Envelope>(&bytes).digest();
+                self.held.lock().envelopes.insert(SessionId::new(*digest.as_bytes()), bytes);
+                stored(digest, false)
+            }
+            PushRequest::PutArchive(region) => return self.archive(region, sink),
+            PushRequest::PutPage(bytes) => {
+                let digest = Plain::<Page>::parse(&bytes).unwrap().digest();
+                self.held.lock().pages.insert(digest, bytes);
+                stored(digest, false)
+            }
+            PushRequest::PutBody(bytes) => self.body(bytes),
+            PushRequest::PutHead(bytes) => return self.head(bytes),
+            other => panic!("{other:?}"),
+        })
+    }
+
+    fn archive(&self, bytes: Vec<u8>, sink: &mut Sink) -> Option<Reply> {
+        let region = Region::parse(&bytes).unwrap();
+        let index = region.index.clone().verify(&own()).unwrap();
+        let envelope = region.envelope.clone().verify(&own()).unwrap();
+        let session = SessionId::new(*envelope.digest().as_bytes());
+        assert_eq!(index.session, session);
+        assert!(self.held.lock().envelopes.contains_key(&session), "the envelope comes first");
+        let mut parts = Vec::new();
+        while (parts.len() as u64) < index.parts_bytes() {
+            match sink.push_request()? {
+                PushRequest::Data(data) => parts.extend_from_slice(&data),
+                other => panic!("{other:?}"),
+            }
+        }
+        let mut rest = &parts[..];
+        for part in index.parts.iter() {
+            let (one, more) = rest.split_at(part.bytes as usize);
+            assert_eq!(Digest::of(one), part.hash);
+            rest = more;
+        }
+        if self.cut.fetch_sub(1, Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let id = region.id();
+        let mut held = self.held.lock();
+        let existed = match held.archives.get(&index.number.get()) {
+            Some((known, ..)) if *known == id => true,
+            Some(_) => return Some(Reply::Refused(Refused::new(RefusalCode::Conflict, "number taken"))),
+            None => false,
+        };
+        held.archives.insert(index.number.get(), (id, bytes, parts));
+        Some(stored(Digest::new(*id.as_bytes()), existed))
+    }
+
+    fn body(&self, bytes: Vec<u8>) -> Reply {
+        let body = Plain::<Body>::parse(&bytes).unwrap();
+        let mut held = self.held.lock();
+        let lacking: Vec<Digest> = body.pages.iter().filter(|page| !held.pages.contains_key(*page)).copied().collect();
+        let mut archives = Vec::new();
+        let mut total = 0;
+        for page in body.pages.iter().filter_map(|page| held.pages.get(page)) {
+            for entry in Plain::<Page>::parse(page).unwrap().archives.iter() {
+                total += 1;
+                if held.archives.get(&entry.number.get()).is_none_or(|(id, ..)| *id != entry.id) {
+                    archives.push(entry.number);
+                }
+            }
+        }
+        let digest = body.digest();
+        if lacking.is_empty() && archives.is_empty() {
+            held.bodies.insert(digest, bytes);
+        }
+        let (pages, archives) = (List::new(lacking).unwrap(), List::new(archives).unwrap());
+        Reply::Missing(Missing { body: digest, pages, archives, total })
+    }
+
+    fn head(&self, bytes: Vec<u8>) -> Option<Reply> {
+        let head = verified::<Head>(&bytes);
+        let mut held = self.held.lock();
+        assert!(held.bodies.contains_key(&head.body), "the body comes first");
+        if let Some((_, receipt)) = held.heads.iter().find(|(known, _)| *known == bytes) {
+            return Some(Reply::Receipt(receipt.clone()));
+        }
+        let before = held.heads.last().map(|(head, _)| verified::<Head>(head).digest());
+        assert_eq!((head.sequence, head.previous), (held.heads.len() as u64, before), "the chain is unbroken");
+        let previous = held.heads.last().map(|(_, receipt)| {
+            Signed::<Receipt>::parse(receipt).unwrap().verify(&self.key.verify_key()).unwrap().digest()
+        });
+        let receipt = Receipt {
+            source: SOURCE,
+            lineage: LINEAGE,
+            sink: self.key.verify_key(),
+            sequence: head.sequence,
+            head: head.digest(),
+            received: 1,
+            previous,
+            journal: None,
+            archives: 0,
+            keep_until: None,
+        };
+        let receipt = sign(receipt, &self.key).unwrap().as_bytes().to_vec();
+        held.heads.push((bytes, receipt.clone()));
+        if self.cut_receipt.swap(false, Ordering::Relaxed) {
+            return None;
+        }
+        Some(Reply::Receipt(receipt))
+    }
+
+    fn query(&self, query: Query, sink: &mut Sink) -> Reply {
+        let held = self.held.lock();
+        match query {
+            Query::Ping => Reply::Pong,
+            Query::ListArchives(query) => {
+                let items = held
+                    .archives
+                    .range(query.from.get()..)
+                    .map(|(number, (id, ..))| ArchiveItem { number: ArchiveNumber::new(*number).unwrap(), id: *id });
+                Reply::Archives(ArchiveList { items: List::new(items.collect()).unwrap(), more: false })
+            }
+            Query::ListHeads(query) => {
+                let items = held.heads.iter().skip(query.from as usize).map(|(head, receipt)| HeadItem {
+                    head: Blob::new(head.clone()).unwrap(),
+                    receipt: Some(Blob::new(receipt.clone()).unwrap()),
+                    content: Damage::Present,
+                });
+                Reply::Heads(HeadList { items: List::new(items.collect()).unwrap(), more: false })
+            }
+            Query::GetRegion(query) => match held.archives.get(&query.number.get()) {
+                Some((_, region, _)) => Reply::Object(region.clone()),
+                None => Reply::Refused(Refused::new(RefusalCode::NotFound, "no such archive")),
+            },
+            Query::GetTable(query) => {
+                let (_, region, parts) = &held.archives[&query.number.get()];
+                let index = Region::parse(region).unwrap().index.verify(&own()).unwrap();
+                let bytes = index.parts.last().unwrap().bytes as usize;
+                let table = &parts[parts.len() - bytes..];
+                let mut pieces: Vec<&[u8]> = table.chunks(DATA_BYTES_MAX).collect();
+                let last = pieces.pop().unwrap();
+                pieces.into_iter().for_each(|piece| sink.reply(&Reply::Piece(piece.to_vec())));
+                Reply::Object(last.to_vec())
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
