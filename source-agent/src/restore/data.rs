@@ -154,7 +154,10 @@ impl Stage<'_> {
                 scope.spawn(move || self.work(&receiver));
             }
             drop(receiver);
-            self.fetch(reader, &sender)
+            let done = self.fetch(reader, &sender);
+            // Ends the workers when they have taken what is left.
+            drop(sender);
+            done
         })
     }
 

@@ -314,34 +314,34 @@ impl Maker<'_, '_> {
 
     fn file(&mut self, dir: DirId, entry: &Entry, path: &[u8]) -> Outcome<FileId> {
         let file = self.plan.add_file(dir, entry, State::Pending)?;
-        let mut extents = Extents::new(entry);
-        loop {
-            let extent = match extents.next(self.reader) {
-                Ok(Some(extent)) => extent,
-                Ok(None) => break,
-                Err(failure) if is_lost(&failure) => {
-                    // Named with the path at hand; the plan's own path says the same.
-                    lose(self.plan, file, &self.start.base, &self.report.lost, &failure)?;
-                    return Ok(file);
-                }
-                Err(failure) => return Err(failure),
-            };
-            if let (offset, Extent::Chunk(mut chunk)) = extent {
-                self.extents_left = self.extents_left.checked_sub(1).ok_or_else(|| {
-                    let shown = printable(path, 4096);
-                    tampered("tree", format!("{shown}: the snapshot has far more chunks than its root states bytes"))
-                })?;
-                let near = self.reader.substitutes_of(chunk.archive, chunk.block)?;
-                if let Some((archive, block)) = near.first()
-                    && let Ok(archive) = shared::id::ArchiveNumber::new(*archive)
-                {
-                    (chunk.archive, chunk.block) = (archive, *block);
-                }
-                self.plan.add_want(file, offset, &chunk)?;
+        match self.content(file, entry, path) {
+            // A file whose content is not planned whole must not be written at all.
+            Err(failure) if is_lost(&failure) => lose(self.plan, file, &self.start.base, &self.report.lost, &failure)?,
+            other => {
+                other?;
+                self.report.bytes = self.report.bytes.saturating_add(entry.size);
             }
         }
-        self.report.bytes = self.report.bytes.saturating_add(entry.size);
         Ok(file)
+    }
+
+    fn content(&mut self, file: FileId, entry: &Entry, path: &[u8]) -> Outcome<()> {
+        let mut extents = Extents::new(entry);
+        while let Some((offset, extent)) = extents.next(self.reader)? {
+            let Extent::Chunk(mut chunk) = extent else { continue };
+            self.extents_left = self.extents_left.checked_sub(1).ok_or_else(|| {
+                let shown = printable(path, 4096);
+                tampered("tree", format!("{shown}: the snapshot has far more chunks than its root states bytes"))
+            })?;
+            let near = self.reader.substitutes_of(chunk.archive, chunk.block)?;
+            if let Some((archive, block)) = near.first()
+                && let Ok(archive) = shared::id::ArchiveNumber::new(*archive)
+            {
+                (chunk.archive, chunk.block) = (archive, *block);
+            }
+            self.plan.add_want(file, offset, &chunk)?;
+        }
+        Ok(())
     }
 }
 

@@ -171,11 +171,14 @@ fn load_chain(sink: &mut dyn Objects, source: &TrustedSource, chain: &Chain) -> 
 
 /// Help for an alarm of memory: what it means and a deliberate way on.
 fn way_on(failure: Failure, sink: &dyn Objects) -> Failure {
-    let mut failure = failure.remote(sink.remote());
-    failure.details.push(
-        "the sink lost or hides snapshots that it showed before, or shows another history of the same source".into(),
-    );
-    failure.details.push("if its operator restored an older state and told you so, accept it: source-agent trust forget SOURCE -r REMOTE --reason TEXT".into());
+    let mut failure = failure
+        .remote(sink.remote())
+        .detail("the sink lost or hides snapshots that it showed before, or shows another history of the same source")
+        .detail("another remote may still hold them: name it with -r");
+    failure.help = Some(format!(
+        "ask the sink's operator; if an older state was restored there and you accept it: source-agent trust forget SOURCE -r {} --reason TEXT",
+        sink.remote()
+    ));
     failure
 }
 
