@@ -158,6 +158,13 @@ impl Note {
         Ok(was)
     }
 
+    /// Forgets remembered heads of a source at these sinks.
+    pub fn forget(&mut self, source: &SourceId, sinks: &[VerifyKey]) {
+        let mut all = std::mem::replace(&mut self.heads, List::empty()).into_vec();
+        all.retain(|known| known.source != *source || !sinks.contains(&known.sink));
+        self.heads = List::new(all).unwrap_or_else(|_| List::empty());
+    }
+
     /// Remembers verified heads; an older one of the same chain goes.
     pub fn remember(&mut self, heads: &[SeenHead]) -> Outcome<()> {
         let mut all = std::mem::replace(&mut self.heads, List::empty()).into_vec();
@@ -279,7 +286,11 @@ pub struct SinkRecords {
 /// Reads a sink's records from `from` on: each signed by the owner, numbered and chained.
 pub fn read_sink(objects: &mut dyn Objects, owner: &VerifyKey, from: u64) -> Outcome<SinkRecords> {
     let remote = objects.remote().to_owned();
-    let bytes = objects.owner_records(owner, from)?;
+    let bytes = match objects.owner_records(owner, from) {
+        // This sink knows no owner of that key, or holds nothing.
+        Err(e) if e.exit == Exit::NotFound => Vec::new(),
+        other => other?,
+    };
     let mut records: Vec<Verified<OwnerRecord>> = Vec::new();
     for bytes in bytes.iter().take(RECORDS_MAX) {
         let record = parse(bytes, owner).map_err(|e| e.remote(remote.clone()))?;
@@ -304,7 +315,7 @@ pub struct Newest {
 
 /// Reads all sinks; the newest record wins. Two records of one number, or a sink that holds another record than the
 /// remembered one, are two histories: exit 13. A sink that ends before the remembered one is reported.
-pub fn newest(sinks: &mut [&mut dyn Objects], owner: &VerifyKey, state_dir: &Path) -> Outcome<Newest> {
+pub fn newest(sinks: &mut [Box<dyn Objects + '_>], owner: &VerifyKey, state_dir: &Path) -> Outcome<Newest> {
     let remembered = remembered(state_dir, owner)?;
     let from = remembered.as_ref().map_or(0, |record| record.number);
     let mut best = remembered.clone();
@@ -355,10 +366,10 @@ pub fn publish(
 ) -> Outcome<()> {
     let has = read_sink(objects, &record.owner, 0)?.newest.map(|newest| newest.number);
     for older in known.iter().filter(|older| older.number < record.number && Some(older.number) > has) {
-        objects.put_owner_record(older.as_bytes())?;
+        objects.put_owner_record(older)?;
     }
     if Some(record.number) > has {
-        objects.put_owner_record(record.as_bytes())?;
+        objects.put_owner_record(record)?;
     }
     Ok(())
 }

@@ -284,8 +284,8 @@ forward! {
     fn substitutes(&mut self, source: &SourceId, lineage: &Lineage) -> Outcome<Vec<Vec<u8>>>;
     fn vouchers(&mut self, source: &SourceId, lineage: &Lineage) -> Outcome<Vec<Vec<u8>>>;
     fn wraps(&mut self, source: &SourceId, lineage: &Lineage) -> Outcome<Vec<Vec<u8>>>;
-    fn put_owner_record(&mut self, record: &[u8]) -> Outcome<()>;
-    fn put_voucher(&mut self, voucher: &[u8]) -> Outcome<()>;
+    fn put_owner_record(&mut self, record: &shared::signature::Verified<shared::format::OwnerRecord>) -> Outcome<()>;
+    fn put_voucher(&mut self, voucher: &shared::signature::Verified<shared::format::Voucher>) -> Outcome<()>;
 }
 
 fn trust_of(vault: &Vault) -> Trust {

@@ -212,15 +212,15 @@ impl Maker<'_, '_> {
     /// Makes the present directory and those above it; `None` if one of them cannot be made (a loss, noted).
     fn ensure(&mut self, levels: &mut [Level], walk: &Walk) -> Outcome<Option<DirId>> {
         let mut parent: DirId = 0;
-        for at in 0..levels.len() {
-            if let Some(id) = levels[at].id {
+        for level in levels.iter_mut() {
+            if let Some(id) = level.id {
                 parent = id;
                 continue;
             }
-            let Some(entry) = levels[at].entry.take() else { return Ok(None) };
+            let Some(entry) = level.entry.take() else { return Ok(None) };
             match self.make_dir(parent, &entry) {
                 Ok(Some(id)) => {
-                    levels[at].id = Some(id);
+                    level.id = Some(id);
                     parent = id;
                 }
                 Ok(None) => return Ok(None),

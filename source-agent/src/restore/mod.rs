@@ -3,6 +3,7 @@
 //! The sink is hostile and the source may have been taken over: each value that passes from stage to stage can only be
 //! made by the check before it, and [`write`] alone joins names to paths.
 
+pub mod check;
 pub mod data;
 pub mod everywhere;
 pub mod findings;
@@ -15,10 +16,13 @@ pub mod open;
 pub mod pages;
 pub mod plan;
 pub mod reader;
+pub mod reading;
+pub mod remote;
 pub mod report;
 pub mod resolve;
 pub mod select;
 pub mod substitutes;
+pub mod tar;
 pub mod verify;
 pub mod view;
 pub mod walk;

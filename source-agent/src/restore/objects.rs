@@ -3,7 +3,9 @@
 
 use crate::report::{Exit, Failure, Outcome};
 use crate::restore::verify::Archive;
+use shared::format::{OwnerRecord, Voucher};
 use shared::id::{ArchiveId, ArchiveNumber, Digest, Lineage, SessionId, SourceId, VerifyKey};
+use shared::signature::Verified;
 use shared::wire::{HeadItem, SourceItem};
 use std::sync::Arc;
 
@@ -61,8 +63,8 @@ pub trait Objects: Send {
     fn substitutes(&mut self, source: &SourceId, lineage: &Lineage) -> Outcome<Vec<Vec<u8>>>;
     fn vouchers(&mut self, source: &SourceId, lineage: &Lineage) -> Outcome<Vec<Vec<u8>>>;
     fn wraps(&mut self, source: &SourceId, lineage: &Lineage) -> Outcome<Vec<Vec<u8>>>;
-    fn put_owner_record(&mut self, record: &[u8]) -> Outcome<()>;
-    fn put_voucher(&mut self, voucher: &[u8]) -> Outcome<()>;
+    fn put_owner_record(&mut self, record: &Verified<OwnerRecord>) -> Outcome<()>;
+    fn put_voucher(&mut self, voucher: &Verified<Voucher>) -> Outcome<()>;
 }
 
 /// Is this failure about one object (not there, expired, damaged, forged), so that others may still be read?

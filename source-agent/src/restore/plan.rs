@@ -3,11 +3,10 @@
 
 use crate::report::{Failure, Outcome};
 use crate::restore::everywhere::{sql, temporary};
+use crate::tree::{ChunkRef, Entry};
 use rusqlite::{Connection, OptionalExtension, params};
 use shared::codec;
 use shared::id::{ArchiveNumber, ChunkId};
-
-use crate::tree::{ChunkRef, Entry};
 
 /// Memory for the plan's pages before they go to a file.
 const CACHE_KIB: u32 = 64 << 10;
@@ -71,6 +70,9 @@ pub struct LinkRow {
     /// The file that must not be lost; `None` for entries made at once.
     pub file: Option<FileId>,
 }
+
+/// The first entry of a hard link group: directory, name, and the file if it is one.
+pub type FirstLink = (DirId, Vec<u8>, Option<FileId>);
 
 pub struct Plan {
     db: Connection,
@@ -212,12 +214,6 @@ impl Plan {
         Ok(())
     }
 
-    /// Takes the wants of a file away again: its list could not be read.
-    pub fn drop_wants(&mut self, file: FileId) -> Outcome<()> {
-        // Before the index exists this would be a scan; lost files are skipped by their state instead.
-        self.set_lost(file).map(|_| ())
-    }
-
     /// To be called once between planning and writing.
     pub fn ready(&mut self) -> Outcome<()> {
         self.db.execute_batch("CREATE INDEX wants_place ON wants(round, archive, block);").map_err(sql)
@@ -333,7 +329,7 @@ impl Plan {
     }
 
     /// The first entry of a hard link group with this content, if one was noted.
-    pub fn first_link(&self, fs: u32, inode: u64, content: &[u8]) -> Outcome<Option<(DirId, Vec<u8>, Option<FileId>)>> {
+    pub fn first_link(&self, fs: u32, inode: u64, content: &[u8]) -> Outcome<Option<FirstLink>> {
         let mut select = self
             .db
             .prepare_cached("SELECT dir, name, file FROM links WHERE fs = ? AND inode = ? AND content = ?")

@@ -91,6 +91,8 @@ pub struct Reader<'a> {
     failed_blocks: HashMap<(u64, u32), String>,
     substitutes: Option<Substitutes>,
     everywhere: Option<Everywhere>,
+    /// Archives that other snapshots of the lineage name, for checks.
+    also: std::collections::BTreeMap<u64, ArchiveId>,
     /// Sealed bytes of neighbours that are fetched along with a block.
     pub read_ahead: u64,
 }
@@ -196,8 +198,14 @@ impl<'a> Reader<'a> {
             failed_blocks: HashMap::new(),
             substitutes: None,
             everywhere: None,
+            also: std::collections::BTreeMap::new(),
             read_ahead: 0,
         })
+    }
+
+    /// Names archives of other snapshots of the same chain as well: for checks of all data, never for a restore.
+    pub fn also_name(&mut self, archives: std::collections::BTreeMap<u64, ArchiveId>) {
+        self.also = archives;
     }
 
     /// A chunk's content, whose id was checked.
@@ -296,6 +304,9 @@ impl<'a> Reader<'a> {
     fn expected_id(&mut self, number: ArchiveNumber) -> Outcome<Option<ArchiveId>> {
         if let Some(entry) = self.pages.entry(self.sink, number)? {
             return Ok(Some(entry.id));
+        }
+        if let Some(id) = self.also.get(&number.get()) {
+            return Ok(Some(*id));
         }
         let lefts = self.substitutes()?.right(number);
         for (left, left_id, id) in lefts {

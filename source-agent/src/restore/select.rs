@@ -39,6 +39,11 @@ impl Select {
         let path = Path::new(OsStr::from_bytes(path));
         self.exclude.as_ref().is_some_and(|patterns| patterns.matched(path, directory).is_ignore())
     }
+    /// Is this very entry named by an include pattern?
+    pub fn names(&self, path: &[u8], directory: bool) -> bool {
+        let path = Path::new(OsStr::from_bytes(path));
+        self.include.as_ref().is_some_and(|patterns| patterns.matched(path, directory).is_ignore())
+    }
     /// Asked for, by itself or with a directory above it. A directory that is not may still hold something that is.
     pub fn is_included(&self, path: &[u8], directory: bool) -> bool {
         let path = Path::new(OsStr::from_bytes(path));

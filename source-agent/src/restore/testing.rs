@@ -15,16 +15,21 @@ use crate::tree::{ChunkRef, ChunkTable, Counts, Entry, EntryKind, Extent, Node, 
 use shared::card::{SourceCard, SshKey};
 use shared::codec::{Blob, List, Text};
 use shared::format::snapshot::{RemoteHead, SealedRoot};
-use shared::format::{Body, Envelope, Head, Index, Kem, Kind, Page, PageEntry, Part, Receipt, Region};
+use shared::format::{
+    Body, Envelope, Head, Index, Kem, Kind, OwnerRecord, Page, PageEntry, Part, Receipt, Region, Voucher,
+};
 use shared::id::{ArchiveId, ArchiveNumber, Digest, Lineage, Salt, Series, SessionId, SourceId, VerifyKey};
 use shared::signature::{Plain, SigningKey, Verified, sign};
 use shared::wire::{Damage, HeadItem, SourceItem};
 use std::collections::{BTreeMap, HashMap};
 
+/// Head, receipt, and what the sink says of the content.
+pub type StoredHead = (Vec<u8>, Option<Vec<u8>>, Option<Damage>);
+
 /// What a sink holds; tests change it as a hostile one would.
 #[derive(Default, Clone)]
 pub struct Store {
-    pub heads: Vec<(Vec<u8>, Option<Vec<u8>>, Option<Damage>)>,
+    pub heads: Vec<StoredHead>,
     pub envelopes: HashMap<SessionId, Vec<u8>>,
     pub bodies: HashMap<Digest, Vec<u8>>,
     pub pages: HashMap<Digest, Vec<u8>>,
@@ -63,6 +68,12 @@ pub struct Vault {
 
 fn fixed_lineage() -> Lineage {
     Lineage::new([2; 16])
+}
+
+impl Default for Vault {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Vault {
@@ -396,7 +407,7 @@ impl Objects for Vault {
         if !self.is_ours(source, lineage) {
             return Ok(Vec::new());
         }
-        let item = |(head, receipt, content): &(Vec<u8>, Option<Vec<u8>>, Option<Damage>)| HeadItem {
+        let item = |(head, receipt, content): &StoredHead| HeadItem {
             head: Blob::new(head.clone()).unwrap(),
             receipt: receipt.clone().map(|receipt| Blob::new(receipt).unwrap()),
             content: content.unwrap_or(Damage::Present),
@@ -446,12 +457,12 @@ impl Objects for Vault {
     fn wraps(&mut self, _: &SourceId, _: &Lineage) -> Outcome<Vec<Vec<u8>>> {
         Ok(self.store.wraps.clone())
     }
-    fn put_owner_record(&mut self, record: &[u8]) -> Outcome<()> {
-        self.store.owner_records.push(record.to_vec());
+    fn put_owner_record(&mut self, record: &Verified<OwnerRecord>) -> Outcome<()> {
+        self.store.owner_records.push(record.as_bytes().to_vec());
         Ok(())
     }
-    fn put_voucher(&mut self, voucher: &[u8]) -> Outcome<()> {
-        self.store.vouchers.push(voucher.to_vec());
+    fn put_voucher(&mut self, voucher: &Verified<Voucher>) -> Outcome<()> {
+        self.store.vouchers.push(voucher.as_bytes().to_vec());
         Ok(())
     }
 }

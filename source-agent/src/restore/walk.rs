@@ -46,8 +46,14 @@ impl Cursor {
         Ok(Some(entry))
     }
 
+    /// Gives no further entry.
+    pub fn end(&mut self) {
+        self.suspend();
+        self.ended = true;
+    }
+
     /// Gives the memory back; the next entry is read again.
-    fn suspend(&mut self) {
+    pub fn suspend(&mut self) {
         self.leaf = VecDeque::new();
     }
 }
@@ -93,7 +99,7 @@ pub fn lookup(reader: &mut Reader<'_>, top: &NodeTop, name: &[u8]) -> Outcome<Op
     loop {
         let node = node(reader, &chunk, level)?;
         if let Some(entries) = node.entries {
-            let found = entries.binary_search_by(|entry| (&entry.name[..]).cmp(name));
+            let found = entries.binary_search_by(|entry| entry.name[..].cmp(name));
             return Ok(found.ok().map(|at| entries[at].clone()));
         }
         let nodes = node.nodes.map(|nodes| nodes.into_vec()).unwrap_or_default();
@@ -217,8 +223,7 @@ impl Walk {
                 Ok((!self.levels.is_empty()).then_some(Step::End))
             }
             Err(failure) if is_lost(&failure) => {
-                level.cursor.suspend();
-                level.cursor.ended = true;
+                level.cursor.end();
                 Ok(Some(Step::Lost(failure)))
             }
             Err(failure) => Err(failure),
@@ -240,7 +245,7 @@ enum ListLevel {
 impl Extents {
     pub fn new(entry: &Entry) -> Self {
         let stack = match (&entry.extents, &entry.list) {
-            (Some(extents), _) => vec![ListLevel::Extents(extents.to_vec().into_iter())],
+            (Some(extents), _) => vec![ListLevel::Extents(extents.clone().into_vec().into_iter())],
             (None, Some(list)) => {
                 vec![ListLevel::Lists(list.level.saturating_add(1), vec![(list.chunk, list.bytes)].into_iter())]
             }

@@ -54,6 +54,9 @@ pub enum Place {
     Same,
 }
 
+/// An open directory, its device and inode, and whether it was there before.
+pub type Made = (OwnedFd, (u64, u64), bool);
+
 /// The directory beneath which everything is written.
 pub struct Target {
     root: Arc<OwnedFd>,
@@ -172,12 +175,7 @@ impl Target {
     }
 
     /// Makes a directory, or takes the one that is there. `Ok(None)`: what is there stays, and is no directory.
-    pub fn make_dir(
-        &self,
-        parent: BorrowedFd<'_>,
-        name: &[u8],
-        overwrite: Overwrite,
-    ) -> Outcome<Option<(OwnedFd, (u64, u64), bool)>> {
+    pub fn make_dir(&self, parent: BorrowedFd<'_>, name: &[u8], overwrite: Overwrite) -> Outcome<Option<Made>> {
         let file = component(name)?;
         let fail = |what: &str, e: Errno| local(what, name, e);
         let there = existing(parent, file).map_err(|e| fail("look at", e))?;

@@ -94,6 +94,20 @@ pub fn check_seen(state_dir: &Path, chain: &Chain, heads: &[CheckedHead], now: i
     Ok(Freshness::Newer(sequence - before.sequence))
 }
 
+/// A deliberate way on after an alarm: forgets what was seen of a chain. The old memory is kept beside it with the
+/// reason, and is never read again.
+pub fn forget_seen(state_dir: &Path, chain: &Chain, reason: &str, now: i64) -> Outcome<()> {
+    let path = path(state_dir, chain);
+    if !path.exists() {
+        return Ok(());
+    }
+    let kept = path.with_extension(format!("forgotten-{now}"));
+    let note = path.with_extension(format!("reason-{now}"));
+    durable::replace(&note, reason.as_bytes(), durable::PRIVATE).map_err(|e| Failure::io("write", &note, &e))?;
+    std::fs::rename(&path, &kept).map_err(|e| Failure::io("move away", &path, &e))?;
+    path.parent().map_or(Ok(()), |dir| durable::sync_dir(dir).map_err(|e| Failure::io("sync", dir, &e)))
+}
+
 fn save(path: &Path, chain: &Chain, sequence: u64, head: Digest, now: i64) -> Outcome<()> {
     let Chain { source, lineage, sink } = *chain;
     let seen = Seen { source, lineage, sink, sequence, head, first_seen: now };

@@ -1,0 +1,481 @@
+//! Checks of what a sink holds: structure without keys, every chunk with them.
+
+use crate::owner::TrustedSource;
+use crate::progress::Progress;
+use crate::report::{Exit, Failure, Outcome};
+use crate::restore::data::local_failure;
+use crate::restore::findings::Findings;
+use crate::restore::objects::{ArchiveName, Got, Objects, PartsWanted, is_lost, tampered};
+use crate::restore::reader::{OpenArchive, Reader, fetch_body, open_block};
+use crate::restore::view::Snapshot;
+use crate::restore::walk::{Extents, Step, Walk};
+use crate::restore::{WALK_READ_AHEAD, open, tar, verify};
+use crate::tree::{ChunkRef, Entry, EntryKind, Extent};
+use crossbeam_channel::bounded;
+use parking_lot::Mutex;
+use shared::format::PageEntry;
+use shared::format::snapshot::PageOrder;
+use shared::id::{ArchiveId, ArchiveNumber, ChunkId, Digest};
+use shared::text::printable;
+use shared::wire::Damage;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+/// Archives of one chain that are checked; the client lists no more of them either.
+const ARCHIVES_MAX: usize = 4 << 20;
+/// Ids that are remembered of nodes that were walked, and of chunks that are bad.
+const IDS_MAX: usize = 1 << 20;
+/// Threads that open blocks.
+const WORKERS_MAX: usize = 8;
+
+/// Which share of the data is read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Share {
+    /// A random part, in percent.
+    Percent(f64),
+    /// The n-th of t slices, by archive number.
+    Slice(u64, u64),
+}
+
+impl std::str::FromStr for Share {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "write a percentage (5%) or a slice (2/7)".to_owned();
+        if let Some(percent) = text.strip_suffix('%') {
+            let percent: f64 = percent.parse().map_err(|_| wrong())?;
+            return if percent > 0.0 && percent <= 100.0 { Ok(Self::Percent(percent)) } else { Err(wrong()) };
+        }
+        let (n, t) = text.split_once('/').ok_or_else(wrong)?;
+        let (n, t): (u64, u64) = (n.parse().map_err(|_| wrong())?, t.parse().map_err(|_| wrong())?);
+        if n == 0 || n > t { Err(wrong()) } else { Ok(Self::Slice(n, t)) }
+    }
+}
+
+impl Share {
+    fn takes(self, number: u64) -> bool {
+        match self {
+            Self::Percent(percent) => {
+                let draw = u64::from_le_bytes(shared::sys::random());
+                percent >= 100.0 || (draw as f64 / u64::MAX as f64) * 100.0 < percent
+            }
+            Self::Slice(n, t) => number % t == n - 1,
+        }
+    }
+}
+
+/// What the snapshots of one chain name.
+#[derive(Debug, Default)]
+pub struct Named {
+    archives: BTreeMap<u64, (ArchiveId, Vec<u8>)>,
+    pages: HashSet<Digest>,
+    bodies: HashSet<Digest>,
+    pub snapshots: u64,
+}
+
+impl Named {
+    pub fn archives(&self) -> u64 {
+        self.archives.len() as u64
+    }
+
+    fn add(&mut self, entry: &PageEntry, findings: &mut Findings) -> Outcome<()> {
+        let number = entry.number.get();
+        if self.archives.len() >= ARCHIVES_MAX && !self.archives.contains_key(&number) {
+            return Err(tampered("endless", format!("the snapshots name more than {ARCHIVES_MAX} archives")));
+        }
+        let (id, live) = self.archives.entry(number).or_insert_with(|| (entry.id, Vec::new()));
+        if *id != entry.id {
+            findings.other(format!("archive {number}: two snapshots name different archives of this number"));
+            return Ok(());
+        }
+        live.resize(live.len().max(entry.live.len()), 0);
+        live.iter_mut().zip(entry.live.iter()).for_each(|(all, one)| *all |= one);
+        Ok(())
+    }
+
+    /// Bodies and pages of a snapshot, each once.
+    pub fn snapshot(&mut self, sink: &mut dyn Objects, snapshot: &Snapshot, findings: &mut Findings) -> Outcome<()> {
+        let head = &snapshot.head;
+        let id = snapshot.id().short();
+        match snapshot.content {
+            Damage::Present => {}
+            Damage::Expired => return Ok(()),
+            Damage::Absent if head.is_checkpoint() => return Ok(()),
+            Damage::Absent => {
+                findings.other(format!("snapshot {id}: its content is gone, and no retention took it"));
+                return Ok(());
+            }
+        }
+        self.snapshots += 1;
+        if !self.bodies.insert(head.body) {
+            return Ok(());
+        }
+        let body = match fetch_body(sink, head) {
+            Err(failure) if is_lost(&failure) => return lost(findings, &format!("snapshot {id}"), &failure),
+            other => other?,
+        };
+        let mut order = PageOrder::new(head.source, head.lineage);
+        for digest in body.pages.iter() {
+            crate::cli::check_interrupted()?;
+            if self.pages.contains(digest) {
+                continue;
+            }
+            let page = sink
+                .page(&head.source, digest)
+                .and_then(|bytes| verify::page(&bytes, digest, &head.source, &head.lineage));
+            let page = match page {
+                Err(failure) if is_lost(&failure) => {
+                    lost(findings, &format!("snapshot {id}"), &failure)?;
+                    continue;
+                }
+                other => other?,
+            };
+            if let Err(e) = order.follow(digest, &page) {
+                findings.other(format!("snapshot {id}, ref page {}: {e}", digest.short()));
+            }
+            for entry in page.archives.iter() {
+                self.add(entry, findings)?;
+            }
+            self.pages.insert(*digest);
+        }
+        Ok(())
+    }
+
+    /// Regions of all archives: id, signatures, and that the blocks that snapshots name exist.
+    pub fn regions(
+        &self,
+        sink: &mut dyn Objects,
+        source: &TrustedSource,
+        name: impl Fn(ArchiveNumber) -> ArchiveName,
+        findings: &mut Findings,
+        progress: &Progress,
+    ) -> Outcome<()> {
+        for (number, (id, live)) in &self.archives {
+            crate::cli::check_interrupted()?;
+            let Ok(number) = ArchiveNumber::new(*number) else { continue };
+            let name = name(number);
+            match sink.region(&name, id).and_then(|bytes| verify::region(&bytes, &name, id, source.key())) {
+                Ok(archive) => {
+                    let named = live
+                        .iter()
+                        .rposition(|byte| *byte != 0)
+                        .map_or(0, |at| at as u32 * 8 + 8 - live[at].leading_zeros());
+                    if named > archive.index.blocks() {
+                        findings.other(format!(
+                            "archive {number}: snapshots name block {} of {}",
+                            named - 1,
+                            archive.index.blocks()
+                        ));
+                    }
+                }
+                Err(failure) if is_lost(&failure) => findings.archive(number, failure),
+                Err(failure) => return Err(failure),
+            }
+            progress.files(1);
+        }
+        Ok(())
+    }
+}
+
+fn lost(findings: &mut Findings, what: &str, failure: &Failure) -> Outcome<()> {
+    findings.other(format!("{what}: {}", failure.message));
+    Ok(())
+}
+
+/// Chunks that cannot be had at a place, or lie about their id there.
+#[derive(Debug, Default)]
+pub struct Bad {
+    ids: HashSet<ChunkId>,
+    pub blocks: u64,
+    pub chunks: u64,
+}
+
+impl Bad {
+    fn add(&mut self, id: ChunkId) {
+        if self.ids.len() < IDS_MAX {
+            self.ids.insert(id);
+        }
+    }
+}
+
+struct Job {
+    open: Arc<OpenArchive>,
+    block: u32,
+    sealed: Vec<u8>,
+}
+
+/// Reads the live blocks of the named archives: every hash, every seal, every chunk id.
+pub fn read_data(reader: &mut Reader<'_>, named: &Named, share: Share, progress: &Progress) -> Outcome<Bad> {
+    let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, WORKERS_MAX);
+    let bad = Mutex::new(Bad::default());
+    let findings = Mutex::new(Findings::default());
+    let namer = reader.namer.clone();
+    reader.also_name(named.archives.iter().map(|(number, (id, _))| (*number, *id)).collect());
+    let (sender, receiver) = bounded::<Job>(workers + 2);
+    let done = std::thread::scope(|scope| {
+        for _ in 0..workers {
+            let (receiver, namer, bad, findings) = (receiver.clone(), namer.clone(), &bad, &findings);
+            scope.spawn(move || {
+                for Job { open, block, sealed } in receiver.iter() {
+                    let number = open.archive.name.number;
+                    progress.add(sealed.len() as u64);
+                    match open_block(&open, block, sealed) {
+                        Ok(opened) => {
+                            for (id, content) in opened.chunks() {
+                                bad.lock().chunks += 1;
+                                if !open::is_chunk(&namer, id, content) {
+                                    findings.lock().poisoned(id, number, block);
+                                    bad.lock().add(*id);
+                                }
+                            }
+                        }
+                        Err(failure) => {
+                            findings.lock().block(number, block, failure);
+                            all_bad(&open, block, &mut bad.lock());
+                        }
+                    }
+                }
+            });
+        }
+        drop(receiver);
+        let done = fetch_all(reader, named, share, &sender, &bad, &findings);
+        drop(sender);
+        done
+    });
+    reader.findings.append(findings.into_inner());
+    done?;
+    Ok(bad.into_inner())
+}
+
+fn all_bad(open: &OpenArchive, block: u32, bad: &mut Bad) {
+    for chunk in open.table.blocks.get(block as usize).iter().flat_map(|block| block.iter()) {
+        bad.add(chunk.id);
+    }
+}
+
+fn fetch_all(
+    reader: &mut Reader<'_>,
+    named: &Named,
+    share: Share,
+    jobs: &crossbeam_channel::Sender<Job>,
+    bad: &Mutex<Bad>,
+    findings: &Mutex<Findings>,
+) -> Outcome<()> {
+    for (number, (_, live)) in &named.archives {
+        crate::cli::check_interrupted()?;
+        let Ok(number) = ArchiveNumber::new(*number) else { continue };
+        if !share.takes(number.get()) {
+            continue;
+        }
+        let Some(open) = reader.archive(number)? else { continue };
+        let is_live = |block: &u32| live.get(*block as usize / 8).is_some_and(|byte| byte >> (block % 8) & 1 == 1);
+        let parts: Vec<u32> = (0..open.archive.index.blocks()).filter(is_live).collect();
+        bad.lock().blocks += parts.len() as u64;
+        let missing = fetch(reader, &open, parts, jobs)?.0;
+        for block in missing {
+            let (still, why) = fetch(reader, &open, vec![block], jobs)?;
+            if !still.is_empty() {
+                let failure = why.unwrap_or_else(|| tampered("part", "the sink did not send it"));
+                findings.lock().block(number, block, failure);
+                all_bad(&open, block, &mut bad.lock());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Asks for parts; returns those that did not come, and why.
+fn fetch(
+    reader: &mut Reader<'_>,
+    open: &Arc<OpenArchive>,
+    parts: Vec<u32>,
+    jobs: &crossbeam_channel::Sender<Job>,
+) -> Outcome<(Vec<u32>, Option<Failure>)> {
+    let mut missing = parts.clone();
+    let mut why = None;
+    if parts.is_empty() {
+        return Ok((missing, why));
+    }
+    reader.sink.parts(&[PartsWanted { archive: Arc::clone(&open.archive), parts }], &mut |_, got| {
+        match got {
+            Got::Part(block, sealed) => {
+                missing.retain(|wanted| *wanted != block);
+                let job = Job { open: Arc::clone(open), block, sealed };
+                jobs.send(job).map_err(|_| Failure::new("internal", Exit::Failed, "the checking threads ended"))?;
+            }
+            Got::Ended(failure) => why = Some(failure),
+        }
+        Ok(())
+    })?;
+    Ok((missing, why))
+}
+
+/// A file that needs something that is not there or is bad.
+#[derive(Debug)]
+pub struct Affected {
+    pub path: Vec<u8>,
+    pub why: String,
+}
+
+/// Walks a snapshot: every directory can be read, every chunk that a file needs is listed by an archive that the
+/// snapshot names, and is not bad. Directories with a node in `seen` were walked before.
+pub fn tree(
+    reader: &mut Reader<'_>,
+    bad: &Bad,
+    seen: &mut HashSet<ChunkId>,
+    affected: &mut dyn FnMut(Affected),
+    progress: &Progress,
+) -> Outcome<()> {
+    reader.read_ahead = WALK_READ_AHEAD;
+    if !seen.insert(reader.root.top.chunk.id) {
+        return Ok(());
+    }
+    let mut walk = Walk::new(reader, reader.root.top);
+    while let Some(step) = walk.next(reader)? {
+        match step {
+            Step::Entry(entry) => {
+                progress.files(1);
+                let known = entry.node.is_some_and(|node| !remember(seen, node.chunk.id));
+                if !known {
+                    walk.enter(&entry)?;
+                }
+                if entry.kind == EntryKind::File
+                    && let Some(why) = file(reader, &entry, bad)?
+                {
+                    affected(Affected { path: walk.path_of(&entry.name), why });
+                }
+            }
+            Step::Lost(failure) => {
+                affected(Affected { path: [&walk.path()[..], b"/"].concat(), why: failure.message });
+            }
+            Step::End => {}
+        }
+    }
+    Ok(())
+}
+
+/// Says whether the node is new.
+fn remember(seen: &mut HashSet<ChunkId>, id: ChunkId) -> bool {
+    if seen.len() >= IDS_MAX { !seen.contains(&id) } else { seen.insert(id) }
+}
+
+/// Why a file cannot be restored whole from what is known, if so.
+fn file(reader: &mut Reader<'_>, entry: &Entry, bad: &Bad) -> Outcome<Option<String>> {
+    let mut extents = Extents::new(entry);
+    loop {
+        match extents.next(reader) {
+            Ok(None) => return Ok(None),
+            Ok(Some((_, Extent::Hole(_)))) => {}
+            Ok(Some((_, Extent::Chunk(chunk)))) => {
+                if bad.ids.contains(&chunk.id) {
+                    return Ok(Some(format!("needs chunk {}, which is damaged or poisoned", chunk.id)));
+                }
+                if !is_listed(reader, &chunk)? {
+                    return Ok(Some(format!("needs chunk {}, which no archive of the snapshot holds", chunk.id)));
+                }
+            }
+            Err(failure) if is_lost(&failure) => return Ok(Some(failure.message)),
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+fn is_listed(reader: &mut Reader<'_>, chunk: &ChunkRef) -> Outcome<bool> {
+    for (archive, block) in reader.near(chunk)? {
+        let Ok(number) = ArchiveNumber::new(archive) else { continue };
+        let Some(open) = reader.archive(number)? else { continue };
+        let listed = open.table.blocks.get(block as usize);
+        if listed.is_some_and(|chunks| chunks.iter().any(|entry| entry.id == chunk.id && entry.bytes == chunk.bytes)) {
+            return Ok(true);
+        }
+    }
+    Ok(!reader.everywhere(&chunk.id)?.is_empty())
+}
+
+/// Reads one snapshot as a whole: structure, data, tree.
+pub fn whole(reader: &mut Reader<'_>, snapshot: &Snapshot, progress: &Progress) -> Outcome<Findings> {
+    let mut findings = Findings::default();
+    let mut named = Named::default();
+    named.snapshot(reader.sink, snapshot, &mut findings)?;
+    let bad = read_data(reader, &named, Share::Percent(100.0), progress)?;
+    let mut lines = Vec::new();
+    tree(
+        reader,
+        &bad,
+        &mut HashSet::new(),
+        &mut |affected| {
+            if lines.len() < 1000 {
+                lines.push(format!("{}: {}", printable(&affected.path, 8192), affected.why));
+            }
+        },
+        progress,
+    )?;
+    lines.into_iter().for_each(|line| findings.other(line));
+    findings.append(std::mem::take(&mut reader.findings));
+    Ok(findings)
+}
+
+/// Reads random files of a snapshot as a restore would, into nothing but a count. Returns the files read.
+pub fn restore_test(
+    reader: &mut Reader<'_>,
+    files: usize,
+    progress: &Progress,
+    failed: &mut dyn FnMut(Affected),
+) -> Outcome<u64> {
+    reader.read_ahead = WALK_READ_AHEAD;
+    let mut sample: Vec<(Vec<u8>, Entry)> = Vec::new();
+    let mut seen = 0u64;
+    let mut walk = Walk::new(reader, reader.root.top);
+    while let Some(step) = walk.next(reader)? {
+        match step {
+            Step::Entry(entry) => {
+                if entry.kind == EntryKind::File && files > 0 {
+                    seen += 1;
+                    let at = usize::try_from(u64::from_le_bytes(shared::sys::random()) % seen).unwrap_or(usize::MAX);
+                    let path = walk.path_of(&entry.name);
+                    if sample.len() < files {
+                        sample.push((path, *entry.clone()));
+                    } else if at < files {
+                        sample[at] = (path, *entry.clone());
+                    }
+                }
+                walk.enter(&entry)?;
+            }
+            Step::Lost(failure) => failed(Affected { path: walk.path(), why: failure.message }),
+            Step::End => {}
+        }
+    }
+    let mut whole = 0;
+    for (path, entry) in sample {
+        let mut count = Count { bytes: 0, progress };
+        match tar::content(reader, &entry, &mut count) {
+            Ok(()) if count.bytes == entry.size => whole += 1,
+            Ok(()) => failed(Affected { path, why: format!("{} bytes instead of {}", count.bytes, entry.size) }),
+            Err(failure) if is_lost(&failure) => failed(Affected { path, why: failure.message }),
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(whole)
+}
+
+struct Count<'p> {
+    bytes: u64,
+    progress: &'p Progress,
+}
+
+impl std::io::Write for Count<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.bytes += bytes.len() as u64;
+        self.progress.add(bytes.len() as u64);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Notes when files were restored for a test last, for `status`.
+pub fn note_restore_test(state_dir: &std::path::Path, now: i64) -> Outcome<()> {
+    let path = state_dir.join("restore-test");
+    shared::sys::durable::replace(&path, format!("{now}\n").as_bytes(), shared::sys::durable::PRIVATE)
+        .map_err(|e| local_failure(&e, "note the restore test").unwrap_or_else(|fatal| fatal))
+}
