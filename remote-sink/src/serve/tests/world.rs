@@ -102,8 +102,6 @@ impl World {
             host_keys: Vec::new(),
             enrolled: "2026-11-21T23:40:00Z".into(),
             revoked: false,
-            address: None,
-            host_keys: Vec::new(),
         };
         enrolment.write(&self.layout.enrolment(&name)).unwrap();
         Source::new(name, key, card, Lineage::new([seed; 16]), self.sink)
