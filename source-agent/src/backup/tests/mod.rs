@@ -1,5 +1,6 @@
 //! The whole way against sinks in memory; what arrived is opened with an identity and compared with the files.
 
+mod laying;
 mod memory_sink;
 mod opened;
 
@@ -295,11 +296,14 @@ fn archives_that_a_sink_lost_are_sent_again() {
 fn checkpoints_protect_a_long_run() {
     let mut world = World::new(1);
     world.checkpoint_bytes = 1 << 20;
-    for at in 0..40 {
-        world.write(&format!("f{at}"), &noise(900_000, 60 + at));
-    }
-    world.run_and_check();
+    let mut set = world.set();
+    let script = "for i in 1 2 3 4 5 6; do head -c 3000000 /dev/urandom; sleep 0.2; done";
+    let from = stream::From::Command(["sh", "-c", script].map(str::to_owned).to_vec());
+    set.input = Input::Stream { from, name: "long".into() };
+    assert!(run(&mut world.env(), &[set]).unwrap().failure.is_none());
     assert!(world.sinks[0].checkpoints() >= 1);
+    let found = open_newest(&world.sinks[0], &world.identity);
+    assert!(matches!(&found["/long"], Found::File(bytes) if bytes.len() == 18_000_000));
 }
 
 #[test]
