@@ -501,7 +501,7 @@ class Archive:
         count = len(self.index.parts)
         if start:
             need(len(present) == (count + 7) // 8, "F-23: bitmap of a wrong length")
-            need(int.from_bytes(present, "little") >> count == 0, "F-23: bitmap beyond the parts")
+            need(int.from_bytes(present, "little") >> count - 1 == 1, "F-23: bitmap beyond the parts, or no chunk table")
         self.offsets: dict[int, int] = {}
         self.end = start + region
         for part, (length, _, _) in enumerate(self.index.parts):
