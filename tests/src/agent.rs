@@ -123,13 +123,13 @@ impl Agent {
 
     /// Restores `what` (`latest`, an id, `latest:/path`) into `target`.
     pub fn restore(&self, what: &str, target: &Path) -> Run {
-        self.with_identity(self.run()).args(["restore", what, "-t"]).arg(target)
+        self.with_identity(self.run().arg("restore")).args([what, "-t"]).arg(target)
     }
 
     /// Restores one backed-up directory into `target`, so that `target` becomes it.
     pub fn restore_path(&self, snapshot: &str, path: &Path, target: &Path) -> Run {
         let what = [std::ffi::OsStr::new(&format!("{snapshot}:")), path.as_os_str()].concat_os();
-        self.with_identity(self.run()).arg("restore").arg(what).arg("-t").arg(target)
+        self.with_identity(self.run().arg("restore")).arg(what).arg("-t").arg(target)
     }
 
     pub fn with_identity(&self, run: Run) -> Run {

@@ -57,9 +57,19 @@ pub fn source_agent_in(dir: &Path) -> PathBuf {
 fn place_program(program: &Path, dir: &Path) -> PathBuf {
     let to = dir.join(program.file_name().expect("a program's name"));
     if !to.exists() && std::fs::hard_link(program, &to).is_err() {
-        std::fs::copy(program, &to).unwrap();
+        // Another process copies: a child that another test forks in between would keep our writable descriptor, and
+        // starting the copy would fail with "text file busy".
+        crate::run::Run::new(tool("cp")).arg("--").arg(program).arg(&to).ok();
     }
     to
+}
+
+/// Writes a shell script that can be run at once, whatever other tests fork meanwhile.
+pub fn script(at: &Path, text: &str) {
+    // What was there may be a link to something else.
+    let _ = std::fs::remove_file(at);
+    crate::run::Run::new(tool("tee")).arg("--").arg(at).input(text).ok();
+    crate::tree::set_mode(at, 0o755);
 }
 
 /// A tool of the system that a test cannot do without.

@@ -245,11 +245,8 @@ pub fn ssh_config(dir: &Path, host: &str, address: &str, key: &Path, host_keys: 
         dir.join("known").display()
     );
     std::fs::write(dir.join("ssh_config"), text).unwrap();
-    let wrapper = dir.join("ssh");
-    let config = dir.join("ssh_config");
-    std::fs::write(&wrapper, format!("#!/bin/sh\nexec {} -F {} \"$@\"\n", tool("ssh").display(), config.display()))
-        .unwrap();
-    crate::tree::set_mode(&wrapper, 0o755);
+    let text = format!("#!/bin/sh\nexec {} -F {} \"$@\"\n", tool("ssh").display(), dir.join("ssh_config").display());
+    programs::script(&dir.join("ssh"), &text);
 }
 
 /// Is the program that a test needs here? Tests of tools nobody must have call this.

@@ -263,6 +263,8 @@ pub fn age(top: &Path) {
         }
         set_modified(&path, meta.mtime() - 1000, meta.mtime_nsec());
     }
+    // The time of change cannot be set.
+    std::thread::sleep(std::time::Duration::from_millis(2200));
 }
 
 /// A mixed tree of `files` ordinary files in some directories.
