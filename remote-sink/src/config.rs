@@ -3,6 +3,8 @@
 //! Unknown keys are errors. Sizes say their unit (`500GiB`, `10GB`), ages too (`30d`, `6mo`, `5min`): a bare `m` means
 //! minutes to some programs and months to others, and the wrong guess would delete backups.
 
+use crate::confine::WAIVER;
+use crate::serve::Confinement;
 use jiff::{Span, Timestamp, tz::TimeZone};
 use serde::{Deserialize, Deserializer, de};
 use shared::id::SourceName;
@@ -70,7 +72,14 @@ pub struct Store {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Serve {
     pub idle_timeout: Option<Age>,
+    /// Present: in these words the operator does without the kernel's confinement.
+    #[serde(default, deserialize_with = "waiver")]
+    pub unconfined: Option<Waiver>,
 }
+
+/// The words were the right ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiver(());
 
 /// The sink's own SSH server.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -142,6 +151,13 @@ fn version<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
     }
 }
 
+fn waiver<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Waiver>, D::Error> {
+    if String::deserialize(d)? == WAIVER {
+        return Ok(Some(Waiver(())));
+    }
+    Err(de::Error::custom(format!("to serve without confinement it must say, word by word: {WAIVER}")))
+}
+
 fn sources<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<SourceName, Rules>, D::Error> {
     BTreeMap::<String, Rules>::deserialize(d)?
         .into_iter()
@@ -198,6 +214,11 @@ impl Config {
     /// Seconds after which a silent session ends.
     pub fn idle_timeout_seconds(&self) -> u64 {
         self.serve.idle_timeout.map_or(IDLE_TIMEOUT_SECONDS, |age| age.seconds()).max(1)
+    }
+
+    /// Must the kernel hold sessions to append-only?
+    pub fn confinement(&self) -> Confinement {
+        if self.serve.unconfined.is_some() { Confinement::Waived } else { Confinement::Required }
     }
 
     /// Bytes that archives leave free on the file system.

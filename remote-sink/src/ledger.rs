@@ -4,7 +4,7 @@
 
 use crate::serve::limits::charge;
 use crate::store::directory::Root;
-use crate::store::layout::{Layout, object_file, source_room};
+use crate::store::layout::{Layout, object_file, parse_file, source_room};
 use crate::store::{Name, Shelf, Store, StoreError, Stored, names, read_whole};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use rustix::fs::{FlockOperation, flock};
@@ -12,6 +12,7 @@ use shared::format::{Head, SessionRecord};
 use shared::id::{ArchiveNumber, Lineage, Series, SourceName, VerifyKey};
 use shared::limits::{HEAD_BYTES_MAX, RECORD_BYTES_MAX};
 use shared::signature::{Signed, Verified};
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -136,9 +137,20 @@ impl Ledger {
         Ok(query.exists(params![lineage.as_bytes(), number(archive.get())])?)
     }
 
-    pub fn has_head(&self, lineage: &Lineage, sequence: u64) -> Result<bool, LedgerError> {
-        let mut query = self.0.prepare_cached("select 1 from heads where lineage = ? and sequence = ?")?;
-        Ok(query.exists(params![lineage.as_bytes(), number(sequence)])?)
+    /// Everything that a session asks, at one moment.
+    fn known(&self) -> Result<Known, LedgerError> {
+        let transaction = self.0.unchecked_transaction()?;
+        let mut known = Known { totals: self.totals()?, series: self.series()?, ..Known::default() };
+        let mut query = transaction.prepare("select lineage, number from archives order by lineage, number")?;
+        known.archives.load(query.query([])?)?;
+        let mut query = transaction.prepare("select lineage, sequence from heads order by lineage, sequence")?;
+        known.heads.load(query.query([])?)?;
+        let mut query = transaction.prepare("select name from records")?;
+        let mut rows = query.query([])?;
+        while let Some(row) = rows.next()? {
+            known.records.extend(row.get_ref(0)?.as_str().ok().and_then(|name| parse_file(Shelf::Records, name)));
+        }
+        Ok(known)
     }
 
     /// All series that the ledger knows.
@@ -201,6 +213,58 @@ impl Ledger {
         )?;
         transaction.execute("insert into records values (?)", params![object_file(name)])?;
         Ok(transaction.commit()?)
+    }
+}
+
+/// What a ledger knows, read at one moment: a confined session opens no ledger.
+#[derive(Debug, Default)]
+pub struct Known {
+    pub totals: Totals,
+    pub series: Vec<Series>,
+    archives: Numbers,
+    heads: Numbers,
+    records: HashSet<Name>,
+}
+
+impl Known {
+    /// For a session: reads only, never makes a ledger.
+    pub fn read(path: &Path) -> Result<Option<Self>, LedgerError> {
+        Ledger::open_read(path)?.map(|ledger| ledger.known()).transpose()
+    }
+    pub fn has_archive(&self, lineage: &Lineage, archive: ArchiveNumber) -> bool {
+        self.archives.contains(lineage, archive.get())
+    }
+    pub fn has_head(&self, lineage: &Lineage, sequence: u64) -> bool {
+        self.heads.contains(lineage, sequence)
+    }
+    pub fn has_record(&self, record: &Name) -> bool {
+        self.records.contains(record)
+    }
+}
+
+/// Numbers of each lineage as rising rows `first..=last`: they have few gaps.
+#[derive(Debug, Default)]
+struct Numbers(HashMap<Lineage, Vec<(u64, u64)>>);
+
+impl Numbers {
+    /// Rows come in rising order.
+    fn load(&mut self, mut rows: rusqlite::Rows<'_>) -> Result<(), LedgerError> {
+        while let Some(row) = rows.next()? {
+            let lineage = row.get_ref(0)?.as_blob().ok().and_then(|bytes| Lineage::from_slice(bytes).ok());
+            let Some(lineage) = lineage else { continue };
+            let value = count(row.get(1)?);
+            let runs = self.0.entry(lineage).or_default();
+            match runs.last_mut() {
+                Some((_, last)) if *last + 1 == value => *last = value,
+                _ => runs.push((value, value)),
+            }
+        }
+        Ok(())
+    }
+    fn contains(&self, lineage: &Lineage, value: u64) -> bool {
+        let Some(runs) = self.0.get(lineage) else { return false };
+        let after = runs.partition_point(|(first, _)| *first <= value);
+        after.checked_sub(1).is_some_and(|at| value <= runs[at].1)
     }
 }
 

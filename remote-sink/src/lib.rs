@@ -7,6 +7,7 @@ pub mod authorized_keys;
 pub mod cidr;
 pub mod cli;
 pub mod config;
+pub mod confine;
 pub mod enrolment;
 pub mod ledger;
 pub mod listen;

@@ -144,9 +144,16 @@ impl From<ListenError> for Failure {
         }
     }
 }
+/// In one place: `doctor` says it too.
+pub const UNCONFINED_HELP: &str = "sessions need Linux 5.19 or newer with Landlock and seccomp; or the operator writes under [serve] in vault.toml: \
+     unconfined = \"I accept that nothing but file permissions confines the sink\"";
+
 impl From<ServeError> for Failure {
     fn from(error: ServeError) -> Self {
-        Self::new("serve", error)
+        match error {
+            ServeError::Confine(error) => Self::new("unconfined", error).help(UNCONFINED_HELP),
+            error => Self::new("serve", error),
+        }
     }
 }
 impl From<LedgerError> for Failure {

@@ -82,7 +82,7 @@ pub enum Command {
     #[command(hide = true)]
     Serve(serve::ServeArgs),
     #[command(hide = true, name = crate::serve::RECEIVER_COMMAND)]
-    ServeReceiver,
+    ServeReceiver(serve::ReceiverArgs),
 }
 
 /// What a command may use: the global flags, where results go, and where the account's files are.
@@ -138,7 +138,7 @@ pub fn main() -> ExitCode {
 pub fn run(command: Command, context: &mut Context<'_>) -> Result<ExitCode, Failure> {
     let code = match command {
         Command::Serve(args) => return serve::run(args, context),
-        Command::ServeReceiver => return Ok(crate::serve::run_receiver()?),
+        Command::ServeReceiver(args) => return serve::run_receiver(&args),
         Command::Init(args) => init::run(&args, context),
         Command::Enroll(args) => enroll::run(&args, context),
         Command::Sources(args) => sources::run(&args, context),

@@ -3,7 +3,7 @@
 use super::Context;
 use crate::cli::vault::Vault;
 use crate::report::Failure;
-use crate::serve::{self, Limits, ServeOptions};
+use crate::serve::{self, Confinement, Limits, ServeOptions};
 use shared::wire::Role;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -28,5 +28,18 @@ pub fn run(args: ServeArgs, context: &Context<'_>) -> Result<ExitCode, Failure> 
         ..Limits::default()
     };
     let root = vault.layout.root().to_owned();
-    Ok(serve::run(ServeOptions { root, source: args.source, role: args.role, limits, binding: Vec::new() })?)
+    let options = ServeOptions { root, source: args.source, role: args.role, limits, binding: Vec::new() };
+    Ok(serve::run(options, vault.config.confinement())?)
+}
+
+/// The half of a session that reads the network (started by `serve`)
+#[derive(Debug, clap::Args)]
+pub struct ReceiverArgs {
+    #[arg(long)]
+    pub unconfined: bool,
+}
+
+pub fn run_receiver(args: &ReceiverArgs) -> Result<ExitCode, Failure> {
+    let confinement = if args.unconfined { Confinement::Waived } else { Confinement::Required };
+    Ok(serve::run_receiver(confinement)?)
 }

@@ -29,6 +29,8 @@ pub struct Locks {
     pushing: OwnedFd,
     speaking: OwnedFd,
     waiting: Arc<OwnedFd>,
+    /// Start of the session that held the source when this one began: a confined session sees no other process.
+    held_since: Option<i64>,
 }
 
 /// The source is taken.
@@ -48,8 +50,10 @@ impl Locks {
         let room = source_room(name);
         let path = format!("{room}/lock");
         let missing = || StoreError { action: "open", path: path.clone(), error: std::io::ErrorKind::NotFound.into() };
+        let pushing: OwnedFd = root.open_file(&path)?.ok_or_else(missing)?.into();
         Ok(Self {
-            pushing: root.open_file(&path)?.ok_or_else(missing)?.into(),
+            held_since: holder_since(&pushing),
+            pushing,
             speaking: root.open_dir(&format!("{room}/records"))?,
             waiting: Arc::clone(staging),
         })
@@ -72,7 +76,7 @@ impl Locks {
             }
             let patience = if silent { WAIT } else { GRACE };
             if started.elapsed() > patience {
-                return Err(Busy { since: holder_since(&self.pushing) });
+                return Err(Busy { since: self.held_since });
             }
             std::thread::sleep(RETRY);
         }

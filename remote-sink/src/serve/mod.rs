@@ -2,7 +2,7 @@
 //!
 //! `remote-sink serve` is the committer. It opens the vault, starts the receiver as a process of its own, hands the
 //! network to it, and then speaks with it alone. Neither process creates a directory, removes an object, or opens a
-//! file for writing but an unnamed one in `staging/`.
+//! file for writing but an unnamed one in `staging/`; and neither could: `confine` sees to that.
 
 pub mod channel;
 pub mod check;
@@ -13,11 +13,16 @@ pub mod receiver;
 #[cfg(test)]
 mod tests;
 
-use crate::ledger::Ledger;
-use crate::store::layout::Layout;
+use crate::confine::{self, ConfineError, Reach, Staging};
+use crate::ledger::Known;
+use crate::store::directory::{self, Root};
+use crate::store::layout::{Layout, owner_room, shelf_dir, source_room};
+use crate::store::{Shelf, StoreError};
+use committer::access::Vault;
 use committer::{Start, access};
 pub use limits::Limits;
 use lock::Locks;
+use rustix::process::Pid;
 use shared::id::SourceName;
 use shared::sys::{Clock, SystemClock};
 use shared::wire::{RefusalCode, Refused, Role};
@@ -31,6 +36,8 @@ use std::time::{Duration, Instant};
 
 /// Name of the hidden subcommand under which the program starts itself again as the receiver.
 pub const RECEIVER_COMMAND: &str = "serve-receiver";
+/// Its flag where the operator did without confinement.
+pub const UNCONFINED: &str = "--unconfined";
 /// How long a receiver may take to end after its committer is done.
 const RECEIVER_END: Duration = Duration::from_secs(15);
 
@@ -52,48 +59,106 @@ pub enum ServeError {
     Start(io::Error),
     #[error("the session's channel: {0}")]
     Channel(#[from] channel::ChannelError),
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
+}
+
+/// Does the kernel hold the session?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confinement {
+    Required,
+    /// The operator did without it, in words.
+    Waived,
 }
 
 /// Opens the vault for one session. What fails here is told to the client.
 pub fn open(options: &ServeOptions, clock: Arc<dyn Clock>) -> Result<Start<crate::store::Directory>, Refused> {
+    prepare(options, clock).map(|(start, _)| start)
+}
+
+type Prepared = (Start<crate::store::Directory>, Reach);
+
+fn prepare(options: &ServeOptions, clock: Arc<dyn Clock>) -> Result<Prepared, Refused> {
     let vault = access::open(&options.root, &options.source, options.role)?;
-    let locks = match options.role {
-        Role::Push => Some(
-            Locks::open(&vault.root, &options.source, &vault.staging)
-                .map_err(|e| Refused::new(RefusalCode::Internal, format!("the vault cannot be opened: {e}")))?,
-        ),
-        _ => None,
-    };
-    let path = Layout::new(&options.root).ledger(&options.source);
-    Ok(Start {
+    let unopened = |e| Refused::new(RefusalCode::Internal, format!("the vault cannot be opened: {e}"));
+    let reach = reach(&vault).map_err(unopened)?;
+    let (mut locks, mut ledger) = (None, None);
+    if options.role == Role::Push {
+        locks = Some(Locks::open(&vault.root, &options.source, &vault.staging).map_err(unopened)?);
+        // A ledger that cannot be read is as good as none: the objects are counted instead.
+        ledger = Known::read(&Layout::new(&options.root).ledger(&options.source)).ok().flatten();
+    }
+    let start = Start {
         access: vault.access,
         key: vault.key,
         clock,
         limits: options.limits.clone(),
         binding: options.binding.clone(),
         locks,
-        // A ledger that cannot be read is as good as none: the objects are counted instead.
-        ledger: Box::new(move || Ledger::open_read(&path).ok().flatten()),
-    })
+        ledger: ledger.map(Arc::new),
+    };
+    Ok((start, reach))
+}
+
+/// The directories that this session will touch.
+fn reach(vault: &Vault) -> Result<Reach, StoreError> {
+    let access = &vault.access;
+    let mut reach = Reach { staging: Some(Arc::clone(&vault.staging)), ..Reach::default() };
+    for source in &access.sources {
+        let to = if access.role == Role::Push { &mut reach.takes } else { &mut reach.reads };
+        to.extend(shelves(&vault.root, &source_room(&source.name), &Shelf::OF_SOURCE)?);
+    }
+    for owner in access.owners.keys() {
+        reach.takes.extend(shelves(&vault.root, &owner_room(owner), &Shelf::OF_OWNER)?);
+    }
+    Ok(reach)
+}
+
+/// What is not there cannot be reached.
+fn shelves(root: &Root, room: &str, shelves: &[Shelf]) -> Result<Vec<OwnedFd>, StoreError> {
+    let dirs = shelves.iter().map(|shelf| root.open_dir(&shelf_dir(room, *shelf)));
+    dirs.filter(|dir| !matches!(dir, Err(e) if e.error.kind() == io::ErrorKind::NotFound)).collect()
 }
 
 /// Serves one session on standard input and output.
-pub fn run(options: ServeOptions) -> Result<ExitCode, ServeError> {
+pub fn run(options: ServeOptions, confinement: Confinement) -> Result<ExitCode, ServeError> {
+    if confinement == Confinement::Required {
+        confine::session()?;
+    }
     let (channel, other) = channel::pair().map_err(ServeError::Start)?;
-    let start = open(&options, Arc::new(SystemClock));
-    let mut receiver = spawn(other).map_err(ServeError::Start)?;
+    let prepared = prepare(&options, Arc::new(SystemClock));
+    let mut receiver = spawn(other, confinement).map_err(ServeError::Start)?;
     hand_over(&channel).map_err(ServeError::Start)?;
+    let (start, reach) = match prepared {
+        Ok((start, reach)) => (Ok(start), reach),
+        Err(refused) => (Err(refused), Reach::default()),
+    };
     // From here on nothing but the vault's directories is needed. Nothing was read from the client, no thread runs.
+    if confinement == Confinement::Required {
+        confine_committer(&reach, &receiver)?;
+    }
+    drop(reach);
     let done = committer::commit(channel, options.role, start, &options.limits);
     let ended = await_end(&mut receiver);
     done?;
     Ok(if ended { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+fn confine_committer(reach: &Reach, receiver: &Child) -> Result<(), ServeError> {
+    let unnamed = reach.staging.as_ref().is_none_or(|staging| directory::has_unnamed_files(staging));
+    let staging = if unnamed { Staging::Unnamed } else { Staging::Named };
+    let receiver = i32::try_from(receiver.id()).ok().and_then(Pid::from_raw);
+    let receiver = receiver.ok_or_else(|| ServeError::Start(io::Error::other("the receiver has no process id")))?;
+    Ok(confine::committer(reach, &confine::Committer { staging, receiver })?)
+}
+
 /// This program again, with the channel as its standard input.
-fn spawn(channel: UnixStream) -> io::Result<Child> {
+fn spawn(channel: UnixStream, confinement: Confinement) -> io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
     command.arg(RECEIVER_COMMAND).env_clear().current_dir("/");
+    if confinement == Confinement::Waived {
+        command.arg(UNCONFINED);
+    }
     command.stdin(Stdio::from(OwnedFd::from(channel))).stdout(Stdio::null()).spawn()
 }
 
@@ -118,17 +183,21 @@ fn await_end(receiver: &mut Child) -> bool {
         }
     }
     // Its client reads nothing: there is nobody left to tell.
-    let _ = receiver.kill();
-    let _ = receiver.wait();
+    if receiver.kill().is_ok() {
+        let _ = receiver.wait();
+    }
     false
 }
 
 /// The receiver's process: its standard input is the channel to the committer.
-pub fn run_receiver() -> Result<ExitCode, ServeError> {
+pub fn run_receiver(confinement: Confinement) -> Result<ExitCode, ServeError> {
     let channel = channel::own(io::stdin()).map_err(ServeError::Start)?;
     // The channel must end with one descriptor.
     let null = std::fs::File::open("/dev/null").map_err(ServeError::Start)?;
     rustix::stdio::dup2_stdin(&null).map_err(|e| ServeError::Start(e.into()))?;
-    receiver::receive(UnixStream::from(channel))?;
+    receiver::receive_confined(UnixStream::from(channel), || match confinement {
+        Confinement::Required => confine::receiver(),
+        Confinement::Waived => Ok(()),
+    })?;
     Ok(ExitCode::SUCCESS)
 }

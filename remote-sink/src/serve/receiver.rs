@@ -1,6 +1,8 @@
 //! The process that reads the network. It touches no file and holds no key that signs: it parses, checks form,
 //! signatures, ownership and hashes, and hands on what is right (docs/protocol.md, section "Requests").
 
+use crate::confine::ConfineError;
+use crate::serve::ServeError;
 use crate::serve::channel::{self, ChannelError, Forward, Identity, Inlet, Setup, Watch, timed_out};
 use crate::serve::check::{self, PartsCheck, Pinned};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -50,11 +52,24 @@ impl From<RequestError> for Stop {
 }
 
 /// Reads the network until it ends, and forwards what is right. Returns when all answers have left.
-pub fn receive(channel: UnixStream) -> Result<(), ChannelError> {
-    let io = FrameError::from;
-    let (input, output) = channel::receive_network(&channel).map_err(io)?;
+pub fn receive(channel: UnixStream) -> Result<(), ServeError> {
+    receive_confined(channel, || Ok(()))
+}
+
+/// As [`receive`], behind `confine`, which is called before anything is read from the network.
+pub fn receive_confined(
+    channel: UnixStream,
+    confine: impl FnOnce() -> Result<(), ConfineError>,
+) -> Result<(), ServeError> {
+    let (input, output) = channel::receive_network(&channel).map_err(ServeError::Start)?;
     let setup = channel::receive_setup(&channel)?;
     // From here on the process needs no right to any file. Nothing was read from the network yet, no thread runs.
+    confine()?;
+    Ok(serve(&channel, input, output, &setup)?)
+}
+
+fn serve(channel: &UnixStream, input: OwnedFd, output: OwnedFd, setup: &Setup) -> Result<(), ChannelError> {
+    let io = FrameError::from;
     channel::write_all(output.as_fd(), BANNER).map_err(io)?;
     let answers = channel.try_clone().map_err(io)?;
     let (finished, copied) = mpsc::channel::<()>();
@@ -63,17 +78,17 @@ pub fn receive(channel: UnixStream) -> Result<(), ChannelError> {
         drop(finished);
     });
 
-    let watch = Pace::new(&setup, Forward::new(channel.try_clone().map_err(io)?));
-    let guard = channel::own(&channel).map_err(io)?;
+    let watch = Pace::new(setup, Forward::new(channel.try_clone().map_err(io)?));
+    let guard = channel::own(channel).map_err(io)?;
     let mut network = Inlet::new(input, Some(guard), watch).buffered();
     let mut forward = Forward::new(channel.try_clone().map_err(io)?);
-    if let Err(Stop::Refuse(refused)) = converse(&setup, &mut network, &mut forward) {
+    if let Err(Stop::Refuse(refused)) = converse(setup, &mut network, &mut forward) {
         // If the committer is gone there is nobody to pass it on.
         let _ = forward.fail(&refused);
     }
     drop(network);
     forward.close();
-    drain(&channel, &copied).map_err(io)?;
+    drain(channel, &copied).map_err(io)?;
     Ok(())
 }
 

@@ -186,6 +186,15 @@ impl Directory {
     }
 }
 
+/// Can files be made there that have no name?
+pub fn has_unnamed_files(staging: &OwnedFd) -> bool {
+    unnamed(staging).is_ok()
+}
+
+fn unnamed(staging: &OwnedFd) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(staging, ".", OFlags::WRONLY | OFlags::CLOEXEC | OFlags::TMPFILE, OBJECT_MODE)
+}
+
 impl Store for Directory {
     type Staged = StagedFile;
     type Stored = StoredFile;
@@ -194,12 +203,11 @@ impl Store for Directory {
     fn stage(&self) -> Result<StagedFile, StoreError> {
         let staging = self.staging()?;
         let path = || format!("{}/staging", self.room);
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let (fd, temporary) = match rustix::fs::openat(&**staging, ".", flags | OFlags::TMPFILE, OBJECT_MODE) {
+        let (fd, temporary) = match unnamed(staging) {
             Ok(fd) => (fd, None),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
                 let name = shared::text::hex(&shared::sys::random::<16>());
-                let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+                let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
                 let fd = rustix::fs::openat(&**staging, &name, flags, OBJECT_MODE).map_err(failed("create", path()))?;
                 (fd, Some(Temporary { staging: Arc::clone(staging), name }))
             }

@@ -174,6 +174,11 @@ impl Shelf {
     }
 }
 
+/// A shelf's directory, relative to the root.
+pub fn shelf_dir(room: &str, shelf: Shelf) -> String {
+    format!("{room}/{}", shelf.dir())
+}
+
 /// The directory of an object, relative to its room.
 pub fn object_dir(name: &Name) -> String {
     let shelf = name.shelf().dir();

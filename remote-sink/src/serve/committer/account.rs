@@ -1,6 +1,6 @@
 //! What a source uses, and what this session adds to it.
 
-use crate::ledger::{Ledger, LedgerError, read_record};
+use crate::ledger::{Known, read_record};
 use crate::serve::limits::charge;
 use crate::store::{Entry, Name, Shelf, Store, StoreError, Stored};
 use shared::codec::List;
@@ -25,46 +25,17 @@ pub struct Holdings {
     pub lineages: BTreeMap<Lineage, Standing>,
 }
 
-/// Why the holdings could not be counted: the store, or only the ledger.
-enum Failure {
-    Store(StoreError),
-    Ledger,
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-impl From<LedgerError> for Failure {
-    fn from(_: LedgerError) -> Self {
-        Self::Ledger
-    }
-}
-
 impl Holdings {
     /// Looks at all names. With a ledger, only what it does not know yet is looked at closer. Memory does not grow
     /// with the number of objects.
-    pub fn load<S: Store>(store: &S, ledger: Option<&Ledger>, sink: &VerifyKey) -> Result<Self, StoreError> {
-        match Self::count(store, ledger, sink) {
-            Ok(holdings) => Ok(holdings),
-            Err(Failure::Store(error)) => Err(error),
-            // A ledger that cannot be read: the objects themselves tell.
-            Err(Failure::Ledger) => match Self::count(store, None, sink) {
-                Err(Failure::Store(error)) => Err(error),
-                other => Ok(other.unwrap_or_default()),
-            },
-        }
-    }
-
-    fn count<S: Store>(store: &S, ledger: Option<&Ledger>, sink: &VerifyKey) -> Result<Self, Failure> {
+    pub fn load<S: Store>(store: &S, ledger: Option<&Known>, sink: &VerifyKey) -> Result<Self, StoreError> {
         let mut holdings = Self::default();
         visit(store, Shelf::Archives, |name| {
             let Name::Archive(lineage, number) = name else { return Ok(()) };
             let standing = holdings.lineages.entry(lineage).or_default();
             standing.next_number = standing.next_number.max(number.get() + 1);
             match ledger {
-                Some(ledger) if ledger.has_archive(&lineage, number)? => Ok(()),
+                Some(ledger) if ledger.has_archive(&lineage, number) => Ok(()),
                 _ => holdings.add(store, &name),
             }
         })?;
@@ -85,11 +56,11 @@ impl Holdings {
         Ok(holdings)
     }
 
-    fn add<S: Store>(&mut self, store: &S, name: &Name) -> Result<(), Failure> {
+    fn add<S: Store>(&mut self, store: &S, name: &Name) -> Result<(), StoreError> {
         let bytes = match store.get(name) {
             Ok(stored) => stored.map_or(0, |stored| stored.bytes()),
             Err(e) if e.is_damage() => 0,
-            Err(e) => return Err(e.into()),
+            Err(e) => return Err(e),
         };
         self.bytes = self.bytes.saturating_add(charge(bytes));
         self.objects += 1;
@@ -97,16 +68,15 @@ impl Holdings {
     }
 
     /// Adds what the ledger knows, and small objects by the records that it has not taken in yet.
-    fn add_known<S: Store>(&mut self, store: &S, ledger: &Ledger, sink: &VerifyKey) -> Result<(), Failure> {
-        let totals = ledger.totals()?;
-        self.objects = self.objects.saturating_add(totals.objects);
-        self.bytes = self.bytes.saturating_add(totals.bytes);
+    fn add_known<S: Store>(&mut self, store: &S, ledger: &Known, sink: &VerifyKey) -> Result<(), StoreError> {
+        self.objects = self.objects.saturating_add(ledger.totals.objects);
+        self.bytes = self.bytes.saturating_add(ledger.totals.bytes);
         visit(store, Shelf::Records, |name| {
-            if ledger.has_record(&name)? {
+            if ledger.has_record(&name) {
                 return Ok(());
             }
             let record = match read_record(store, &name, sink) {
-                Err(e) if !e.is_damage() => return Err(e.into()),
+                Err(e) if !e.is_damage() => return Err(e),
                 record => record.ok().flatten(),
             };
             if let Some(record) = record {
@@ -120,7 +90,7 @@ impl Holdings {
 }
 
 /// Visits the objects of a shelf until one fails.
-fn visit<S: Store>(store: &S, shelf: Shelf, mut work: impl FnMut(Name) -> Result<(), Failure>) -> Result<(), Failure> {
+fn visit<S: Store>(store: &S, shelf: Shelf, mut work: impl FnMut(Name) -> Result<(), StoreError>) -> Result<(), StoreError> {
     let mut done = Ok(());
     store.list(shelf, &mut |entry| {
         if let (Entry::Object(name), Ok(())) = (entry, &done) {

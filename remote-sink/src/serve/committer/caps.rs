@@ -1,6 +1,6 @@
 //! Caps that need a look at what is there: each is counted when it is first needed, then kept.
 
-use crate::ledger::{Ledger, series_of};
+use crate::ledger::{Known, series_of};
 use crate::serve::committer::Session;
 use crate::serve::committer::commit::read_receipt;
 use crate::serve::committer::outbox::store_refusal;
@@ -9,13 +9,14 @@ use shared::format::Head;
 use shared::id::{Lineage, Series};
 use shared::wire::{RefusalCode, Refused};
 use std::collections::HashSet;
+use std::sync::Arc;
 
 const DAY: i64 = 24 * 3600;
 
 /// What was counted so far.
 pub struct Caps {
     lineages: Vec<(Lineage, Option<u64>)>,
-    ledger: Option<Ledger>,
+    ledger: Option<Arc<Known>>,
     envelopes: Option<u64>,
     substitutes: Option<u64>,
     heads: Option<u64>,
@@ -23,7 +24,7 @@ pub struct Caps {
 }
 
 impl Caps {
-    pub fn new(lineages: Vec<(Lineage, Option<u64>)>, ledger: Option<Ledger>) -> Self {
+    pub fn new(lineages: Vec<(Lineage, Option<u64>)>, ledger: Option<Arc<Known>>) -> Self {
         Self { lineages, ledger, envelopes: None, substitutes: None, heads: None, series: None }
     }
 
@@ -101,12 +102,12 @@ impl Caps {
     }
 
     fn all_series<S: Store>(&self, session: &Session<S>) -> Result<HashSet<Series>, Refused> {
-        let ledger = self.ledger.as_ref().and_then(|ledger| Some((ledger, ledger.series().ok()?)));
-        let mut all: HashSet<_> = ledger.iter().flat_map(|(_, series)| series.iter().copied()).collect();
+        let ledger = self.ledger.as_deref();
+        let mut all: HashSet<_> = ledger.iter().flat_map(|ledger| ledger.series.iter().copied()).collect();
         for (lineage, newest) in &self.lineages {
             let Some(newest) = newest else { continue };
             for sequence in 0..=*newest {
-                if ledger.as_ref().is_some_and(|(ledger, _)| ledger.has_head(lineage, sequence).unwrap_or(false)) {
+                if ledger.is_some_and(|ledger| ledger.has_head(lineage, sequence)) {
                     continue;
                 }
                 let name = Name::Head(*lineage, sequence);

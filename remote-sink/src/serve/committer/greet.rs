@@ -1,6 +1,6 @@
 //! Hello and Welcome (docs/protocol.md, section "Handshake").
 
-use crate::ledger::Ledger;
+use crate::ledger::Known;
 use crate::serve::check::malformed;
 use crate::serve::committer::Session;
 use crate::serve::committer::account::{Account, Holdings, Standing};
@@ -54,12 +54,12 @@ pub fn check_hello<S: Store>(session: &Session<S>, hello: &Hello) -> Result<(), 
 pub fn begin_push<S: Store>(
     session: &Session<S>,
     locks: Locks,
-    ledger: impl FnOnce() -> Option<Ledger>,
+    ledger: Option<&Known>,
     lineage: Lineage,
 ) -> Result<Pushing, Refused> {
     let held = locks.acquire().map_err(|e| busy(&session.access.name, &e))?;
     let store = session.own()?;
-    let holdings = Holdings::load(store, ledger().as_ref(), &session.access.identity.sink);
+    let holdings = Holdings::load(store, ledger, &session.access.identity.sink);
     let holdings = holdings.map_err(|e| store_refusal(&e))?;
     if !holdings.lineages.contains_key(&lineage) && holdings.lineages.len() >= session.limits.lineages {
         let text = format!("this source has {} lineages already", holdings.lineages.len());

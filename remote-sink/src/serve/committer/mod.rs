@@ -12,7 +12,7 @@ mod owned;
 mod push;
 mod query;
 
-use crate::ledger::Ledger;
+use crate::ledger::Known;
 use crate::serve::channel::{self, ChannelError, Inbound, Inlet, Setup, Watch, timed_out};
 use crate::serve::check::{ends_session, request_refusal};
 use crate::serve::limits::Limits;
@@ -139,9 +139,9 @@ pub struct Start<S: Store> {
     pub clock: Arc<dyn Clock>,
     pub limits: Limits,
     pub binding: Vec<u8>,
-    /// Role push: the locks, and the ledger.
+    /// Role push: the locks, and what the ledger knows.
     pub locks: Option<Locks>,
-    pub ledger: Box<dyn Fn() -> Option<Ledger> + Send>,
+    pub ledger: Option<Arc<Known>>,
 }
 
 fn setup<S: Store>(role: Role, start: &Result<Start<S>, Refused>, limits: &Limits) -> Setup {
@@ -176,7 +176,7 @@ pub fn commit<S: Store>(
             let Start { access, key, clock, limits, binding, locks, ledger } = start;
             let (listing, broken) = (RefCell::new(None), Cell::new(false));
             let session = Session { access, key, clock, limits, binding, outbox, listing, broken };
-            let last = converse(&session, &mut incoming, locks, &ledger);
+            let last = converse(&session, &mut incoming, locks, ledger);
             end(session, last)
         }
         Err(refused) => {
@@ -222,7 +222,7 @@ fn converse<S: Store>(
     session: &Session<S>,
     incoming: &mut Incoming,
     locks: Option<Locks>,
-    ledger: &dyn Fn() -> Option<Ledger>,
+    ledger: Option<Arc<Known>>,
 ) -> Option<Refused> {
     let hello = match greeting(incoming) {
         Ok(Some(hello)) => hello,
@@ -253,12 +253,12 @@ fn push<S: Store>(
     incoming: &mut Incoming,
     hello: &Hello,
     locks: Option<Locks>,
-    ledger: &dyn Fn() -> Option<Ledger>,
+    ledger: Option<Arc<Known>>,
 ) -> Result<(), Refused> {
     let missing = |what: &str| Refused::new(RefusalCode::Internal, format!("the session has no {what}"));
     let (locks, lineage) = (locks.ok_or_else(|| missing("lock"))?, hello.lineage.ok_or_else(|| missing("lineage"))?);
-    let pushing = greet::begin_push(session, locks, ledger, lineage)?;
-    let mut push = Push::begin(session, &pushing, ledger())?;
+    let pushing = greet::begin_push(session, locks, ledger.as_deref(), lineage)?;
+    let mut push = Push::begin(session, &pushing, ledger)?;
     let welcome = greet::welcome(session, hello, Some((&pushing, push.chain.newest.clone())))?;
     incoming.get_mut().watch.held = Some(pushing.held);
     session.outbox.reply(welcome)?;

@@ -1,6 +1,6 @@
 //! A pushing session, from Welcome to its end (docs/protocol.md, section "Role push").
 
-use crate::ledger::Ledger;
+use crate::ledger::Known;
 use crate::serve::channel::{self, Inbound};
 use crate::serve::check::{Pinned, ends_session};
 use crate::serve::committer::caps::Caps;
@@ -14,6 +14,7 @@ use shared::id::{ArchiveNumber, SessionId};
 use shared::signature::sign;
 use shared::wire::{Frame, PushRequest, RefusalCode, Refused, Reply, Request};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Archives that may be between the session and the disk.
 const IN_FLIGHT_MAX: usize = 16;
@@ -35,7 +36,7 @@ pub struct Push<S: Store> {
 
 impl<S: Store> Push<S> {
     /// Prepares the session: the newest head is read, and gets its receipt if a crash kept it from it.
-    pub fn begin(session: &Session<S>, pushing: &Pushing, ledger: Option<Ledger>) -> Result<Self, Refused> {
+    pub fn begin(session: &Session<S>, pushing: &Pushing, ledger: Option<Arc<Known>>) -> Result<Self, Refused> {
         let identity = session.access.identity.clone();
         let pinned = Pinned { identity, lineage: pushing.lineage };
         let chain = Chain::load(session, &pinned, pushing.standing.newest_head)?;

@@ -43,7 +43,7 @@ fn connect(world: &World, source: &Source, store: &Fake) -> Client {
         limits: world.limits.clone(),
         binding: Vec::new(),
         locks: Some(Locks::open(&root, &source.name, &staging).unwrap()),
-        ledger: Box::new(|| None),
+        ledger: None,
     };
     let (channel, mut other) = channel::pair().unwrap();
     let limits = world.limits.clone();
