@@ -2,7 +2,7 @@
 
 use super::{ConfineError, Staging};
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, PathBeneath, Ruleset,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd, Ruleset,
     RulesetAttr, RulesetCreatedAttr, Scope,
 };
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,8 +24,11 @@ pub struct Reach {
 
 /// Nothing outside the session can be signalled, nor its abstract sockets reached (from ABI 6).
 pub fn scopes() -> Result<LandlockStatus, ConfineError> {
-    let rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
-    Ok(rules.scope(Scope::from_all(NEWEST))?.create()?.restrict_self()?.landlock)
+    let rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort).scope(Scope::from_all(NEWEST))?;
+    // Every rule set that does not say otherwise forbids links from one directory into another, also below this one.
+    let rules = rules.handle_access(AccessFs::Refer)?.create()?;
+    let rules = rules.add_rule(PathBeneath::new(PathFd::new("/")?, AccessFs::Refer))?;
+    Ok(rules.restrict_self()?.landlock)
 }
 
 /// Every right that the kernel knows is taken, those of `reach` are given back.

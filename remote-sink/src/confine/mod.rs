@@ -25,6 +25,8 @@ pub enum ConfineError {
     Landlock(#[from] ::landlock::RulesetError),
     #[error("seccomp refused the session's filter: {0}")]
     Seccomp(#[from] seccompiler::Error),
+    #[error("cannot confine the session: {0}")]
+    Root(#[from] ::landlock::PathFdError),
 }
 
 impl From<seccompiler::BackendError> for ConfineError {
