@@ -3,7 +3,10 @@
 use super::{Context, account};
 use crate::authorized_keys::lint;
 use crate::cli::vault::Vault;
-use crate::report::{Failure, exit};
+use crate::confine::kernel;
+use crate::report::{Failure, UNCONFINED_HELP, exit};
+use crate::serve::Confinement;
+use crate::store::directory;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use shared::card::SshKey;
 use shared::id::SourceName;
@@ -43,7 +46,8 @@ fn found(grade: Grade, what: &'static str, said: impl Into<String>) -> Finding {
 
 pub fn run(_args: &DoctorArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
     let vault = Vault::open(context.global.root.as_deref())?;
-    let mut all = vec![kernel(), clock(), file_system(&vault)];
+    let mut all = vec![this_kernel(), clock(), file_system(&vault)];
+    all.extend(confinement(&vault));
     all.extend(permissions(&vault));
     let (enrolled, broken) = vault.all()?;
     all.extend(broken.into_iter().map(|failure| found(Grade::Fail, "enrolment", failure.message)));
@@ -77,20 +81,49 @@ fn tell(finding: &Finding, context: &mut Context<'_>) -> Result<(), Failure> {
     context.line(format!("{grade:<4}  {:<16}  {said}", finding.what))
 }
 
-fn kernel() -> Finding {
+fn this_kernel() -> Finding {
     let uname = rustix::system::uname();
-    let release = uname.release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
-    match (numbers.next(), numbers.next()) {
-        (Some(major), Some(minor)) if (major, minor) >= (5, 13) => {
-            found(Grade::Ok, "kernel", format!("Linux {release}"))
+    found(Grade::Ok, "kernel", format!("Linux {}", uname.release().to_string_lossy()))
+}
+
+/// Does the kernel hold sessions to append-only, and what is left to code that runs in one?
+fn confinement(vault: &Vault) -> Vec<Finding> {
+    let what = "confinement";
+    let mut findings = Vec::new();
+    let waived = vault.config.confinement() == Confinement::Waived;
+    match kernel::probe() {
+        Err(error) if waived => {
+            let said = format!("{error}; waived in vault.toml: file permissions alone confine sessions");
+            return vec![found(Grade::Warn, what, said)];
         }
-        _ => found(
-            Grade::Warn,
-            "kernel",
-            format!("Linux {release}: 5.13 or newer is needed to confine sessions (Landlock)"),
-        ),
+        Err(error) => return vec![found(Grade::Fail, what, format!("{error}; {UNCONFINED_HELP}"))],
+        Ok(_) if waived => {
+            let said = "waived in vault.toml, but this kernel can confine: remove `unconfined` from it";
+            return vec![found(Grade::Warn, what, said)];
+        }
+        Ok(kernel) => findings.push(found(Grade::Ok, what, held(kernel.landlock_abi))),
     }
+    if vault.layout.source_names().is_ok_and(|names| names.iter().any(|name| !stages_unnamed(vault, name))) {
+        let said = "no O_TMPFILE here: code in a session could also remove what is being staged, and leave empty names";
+        findings.push(found(Grade::Warn, what, said));
+    }
+    let said = "left to code in a session's committer: junk under new names, second names, and writing on in uploads of \
+                the same session; nothing that another session stored";
+    findings.push(found(Grade::Ok, what, said));
+    findings
+}
+
+fn stages_unnamed(vault: &Vault, name: &SourceName) -> bool {
+    let staging = File::open(vault.layout.staging(name));
+    staging.is_ok_and(|staging| directory::has_unnamed_files(&staging.into()))
+}
+
+/// What older kernels leave to seccomp alone.
+fn held(abi: u32) -> String {
+    let later = [(3, "truncation"), (4, "TCP"), (6, "signals"), (9, "sockets in files")];
+    let alone: Vec<_> = later.iter().filter(|(from, _)| abi < *from).map(|(_, what)| *what).collect();
+    let by = if alone.is_empty() { String::new() } else { format!("; held by seccomp alone: {}", alone.join(", ")) };
+    format!("Landlock ABI {abi} and seccomp hold every session to append-only{by}")
 }
 
 /// A clock that stands before this program was written is wrong.

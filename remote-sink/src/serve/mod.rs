@@ -72,7 +72,7 @@ pub enum Confinement {
 }
 
 /// Opens the vault for one session. What fails here is told to the client.
-pub fn open(options: &ServeOptions, clock: Arc<dyn Clock>) -> Result<Start<crate::store::Directory>, Refused> {
+pub fn open(options: &ServeOptions, clock: Arc<dyn Clock>) -> Started {
     prepare(options, clock).map(|(start, _)| start)
 }
 
@@ -126,30 +126,38 @@ pub fn run(options: ServeOptions, confinement: Confinement) -> Result<ExitCode, 
         confine::session()?;
     }
     let (channel, other) = channel::pair().map_err(ServeError::Start)?;
-    let prepared = prepare(&options, Arc::new(SystemClock));
     let mut receiver = spawn(other, confinement).map_err(ServeError::Start)?;
     hand_over(&channel).map_err(ServeError::Start)?;
-    let (start, reach) = match prepared {
-        Ok((start, reach)) => (Ok(start), reach),
-        Err(refused) => (Err(refused), Reach::default()),
-    };
+    let id = i32::try_from(receiver.id()).ok().and_then(Pid::from_raw);
+    let id = id.ok_or_else(|| ServeError::Start(io::Error::other("the receiver has no process id")))?;
     // From here on nothing but the vault's directories is needed. Nothing was read from the client, no thread runs.
-    if confinement == Confinement::Required {
-        confine_committer(&reach, &receiver)?;
-    }
-    drop(reach);
+    let start = enter(&options, Arc::new(SystemClock), confinement, id)?;
     let done = committer::commit(channel, options.role, start, &options.limits);
     let ended = await_end(&mut receiver);
     done?;
     Ok(if ended { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn confine_committer(reach: &Reach, receiver: &Child) -> Result<(), ServeError> {
-    let unnamed = reach.staging.as_ref().is_none_or(|staging| directory::has_unnamed_files(staging));
-    let staging = if unnamed { Staging::Unnamed } else { Staging::Named };
-    let receiver = i32::try_from(receiver.id()).ok().and_then(Pid::from_raw);
-    let receiver = receiver.ok_or_else(|| ServeError::Start(io::Error::other("the receiver has no process id")))?;
-    Ok(confine::committer(reach, &confine::Committer { staging, receiver })?)
+/// What a session is started with, or what its client is told instead.
+pub type Started = Result<Start<crate::store::Directory>, Refused>;
+
+/// Opens the vault for one session, and shuts the process in with it.
+pub fn enter(
+    options: &ServeOptions,
+    clock: Arc<dyn Clock>,
+    confinement: Confinement,
+    receiver: Pid,
+) -> Result<Started, ConfineError> {
+    let (start, reach) = match prepare(options, clock) {
+        Ok((start, reach)) => (Ok(start), reach),
+        Err(refused) => (Err(refused), Reach::default()),
+    };
+    if confinement == Confinement::Required {
+        let unnamed = reach.staging.as_ref().is_none_or(|staging| directory::has_unnamed_files(staging));
+        let staging = if unnamed { Staging::Unnamed } else { Staging::Named };
+        confine::committer(&reach, &confine::Committer { staging, receiver })?;
+    }
+    Ok(start)
 }
 
 /// This program again, with the channel as its standard input.
