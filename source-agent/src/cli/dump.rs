@@ -33,8 +33,8 @@ pub struct DumpArgs {
     #[arg(value_name = "SNAP[:PATH]")]
     pub snapshot: OsString,
     /// Path, if it is not behind the snapshot
-    #[arg(value_name = "PATH")]
-    pub path: Option<OsString>,
+    #[arg(value_name = "PATH", id = "in_snapshot")]
+    pub in_snapshot: Option<OsString>,
     /// raw for a file, tar for a directory unless said otherwise
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<Format>,
@@ -47,7 +47,7 @@ pub struct DumpArgs {
 
 pub fn run(args: &DumpArgs, context: &Context) -> Outcome<Exit> {
     let mut name = SnapshotPath::parse(args.snapshot.as_bytes())?;
-    if let Some(path) = &args.path {
+    if let Some(path) = &args.in_snapshot {
         name.path = path.as_bytes().to_vec();
     }
     let mut desk = Desk::open(context, args.identity.as_deref(), Need::Identity)?;
