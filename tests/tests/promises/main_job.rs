@@ -126,7 +126,7 @@ fn through_the_systems_ssh() {
 /// Replaces the remote that `remote add` wrote by one over the system's ssh.
 fn use_ssh_host(agent: &Agent, sink: &shared::id::VerifyKey) {
     let text = std::fs::read_to_string(agent.config()).unwrap();
-    let begin = text.find("[[remote]]").expect("a remote");
+    let begin = text.find("\n[[remote]]").expect("a remote") + 1;
     let end = text[begin + 1..].find("\n[").map_or(text.len(), |at| begin + 1 + at);
     let remote = format!(
         "[[remote]]\nname = \"offsite\"\nssh-host = \"sink\"\nsource = \"{}\"\nsink = \"{}\"\n",
