@@ -15,7 +15,7 @@ pub const REQUEST_BYTES_MAX: u64 = shared::limits::CHUNK_BYTES_MAX as u64;
 /// The smallest budget that cannot lock up.
 pub const BUDGET_BYTES_MIN: u64 = OPEN_BYTES_MAX + REQUEST_BYTES_MAX;
 /// What a run uses.
-pub const BUDGET_BYTES: u64 = 72 << 20;
+pub const BUDGET_BYTES: u64 = 56 << 20;
 
 const _: () = assert!(BUDGET_BYTES >= BUDGET_BYTES_MIN);
 

@@ -28,8 +28,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// Bytes that a thread reads ahead of cutting: four of the largest chunks, so that little is moved.
-const BUFFER_BYTES: usize = 4 * CHUNK_BYTES_MOST;
+/// Bytes that a thread reads ahead of cutting: two of the largest chunks. More would move less and take more memory.
+const BUFFER_BYTES: usize = 2 * CHUNK_BYTES_MOST;
 /// A file that claims to be empty may be made by the kernel or by a driver; so much of it is read.
 const UNSIZED_BYTES_MAX: u64 = 16 << 20;
 

@@ -4,7 +4,7 @@
 mod entries;
 
 use super::exclude::{CACHE_SIGNATURE, CACHE_TAG, Excludes};
-use super::meta::{self, Attributes};
+use super::meta;
 use super::outcome::Met;
 use super::paths::Way;
 use super::store::Store;
@@ -14,16 +14,15 @@ use crate::index::record::{self, Record, StatKey};
 use crate::index::series::{DirRow, SeriesReader};
 use crate::index::uses;
 use crate::report::Outcome;
-use crate::tree::{Entry, EntryKind};
+use crate::tree::EntryKind;
 use crossbeam_channel::Sender;
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, Stat, openat, statat};
 use rustix::io::Errno;
-use shared::codec::{self, Blob};
 use shared::limits::TREE_DEPTH_MAX;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
