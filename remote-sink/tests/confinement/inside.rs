@@ -219,7 +219,7 @@ fn publish(judge: &Judge, store: &Directory) -> Result<(), StoreError> {
     judge.holds("listed", names(store, Shelf::Pages)?.contains(&name));
     judge.holds("a missing one is missing", store.get(&Name::Head(Lineage::new([1; 16]), 5))?.is_none());
     judge.holds("appeared", store.get(&name)?.is_some_and(|stored| stored.appeared() > 0));
-    judge.holds("room", store.free()? > 0);
+    judge.holds("room", store.free()?.bytes > 0);
     Ok(())
 }
 
