@@ -179,6 +179,22 @@ fn a_file_of_endless_tiny_chunks_ends() {
 }
 
 #[test]
+fn a_tower_of_directories_ends_and_takes_nothing_along() {
+    let mut vault = Vault::new();
+    vault.counts = Some(Counts { directories: 10_000, ..Counts::default() });
+    let mut level = vault.directory("d", vec![]);
+    for _ in 0..shared::limits::TREE_DEPTH_MAX + 10 {
+        level = vault.directory("d", vec![level]);
+    }
+    let file = vault.file("z", &[b"beside it"]);
+    let head = vault.snapshot(vec![level, file]);
+    let (_dir, out) = target();
+    let report = run(&mut vault, &head, "", &options(&out)).unwrap();
+    assert_eq!((report.exit(), report.lost.count()), (Exit::Tampered, 1));
+    assert_eq!(fs::read(out.join("z")).unwrap(), b"beside it");
+}
+
+#[test]
 fn a_chain_of_directories_has_an_end() {
     let mut vault = Vault::new();
     let mut level = vault.directory("d", vec![]);

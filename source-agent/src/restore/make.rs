@@ -9,7 +9,7 @@ use crate::restore::plan::{DirId, FileId, LinkRow, Plan, State};
 use crate::restore::reader::Reader;
 use crate::restore::report::Report;
 use crate::restore::walk::{self, Extents, Found, Step, Walk};
-use crate::restore::write::{Place, Target};
+use crate::restore::write::{Overwrite, Place, Target};
 use crate::tree::node::NodeTop;
 use crate::tree::{Entry, EntryKind, Extent};
 use shared::codec::Blob;
@@ -96,7 +96,9 @@ pub fn make(
     report: &mut Report,
     seen: &mut dyn FnMut(&[u8]),
 ) -> Outcome<()> {
-    let own = start.own.as_ref().filter(|_| !target.existed);
+    // An empty directory that somebody made for this keeps its own mode; one that is overwritten is like any other.
+    let replaced = !matches!(options.overwrite, Overwrite::Refuse | Overwrite::Never);
+    let own = start.own.as_ref().filter(|_| !target.existed || replaced);
     let top = plan.add_dir(0, b"", target.root_identity()?, own)?;
     let extents_left = extents_max(reader);
     let mut maker = Maker { reader, start, plan, target, set, options, report, extents_left };
@@ -168,7 +170,14 @@ impl Maker<'_, '_> {
         path: &[u8],
         seen: &mut dyn FnMut(&[u8]),
     ) -> Outcome<()> {
-        let enter = walk.enter(&entry)?;
+        let enter = match walk.enter(&entry) {
+            // Deeper than the format allows: this directory alone is lost.
+            Err(failure) if is_lost(&failure) => {
+                self.report.lost.add([path, b"/ (its content)"].concat(), &failure);
+                return Ok(());
+            }
+            other => other?,
+        };
         if !enter && entry.node.is_none() {
             self.report.unread += 1;
         }
@@ -245,7 +254,7 @@ impl Maker<'_, '_> {
         if self.options.delete {
             self.plan.keep(parent, &entry.name)?;
         }
-        let leave = existed && self.options.overwrite == crate::restore::write::Overwrite::Never;
+        let leave = existed && self.options.overwrite == Overwrite::Never;
         let id = self.plan.add_dir(parent, &entry.name, identity, Some(entry).filter(|_| !leave))?;
         self.target.keep_open(id, opened);
         self.report.directories += 1;
