@@ -451,6 +451,32 @@ fn latest_takes_no_checkpoint_no_expired_content_and_no_new_lineage() {
 }
 
 #[test]
+fn a_clock_that_goes_back_confuses_no_order() {
+    let mut one = Vault::new();
+    let mut two = Vault::new();
+    two.name = "friend".into();
+    two.sink_key = SigningKey::from_seed(&[44; 32]);
+    for (at, created) in [5_000, 100, 9_000, 50, 7_000, 1, 8_000, 300].into_iter().cycle().take(64).enumerate() {
+        let vault = if at % 3 == 0 { &mut two } else { &mut one };
+        vault.created = created;
+        let file = vault.file("f", &[&at.to_le_bytes()]);
+        vault.snapshot(vec![file]);
+    }
+    let last = one.previous.unwrap().1;
+    let mut trust = trust_of(&one);
+    let state = tempfile::tempdir().unwrap();
+    let seen = look(vec![&mut one, &mut two], &mut trust, state.path()).unwrap();
+    let mut sorted: Vec<_> = seen.snapshots.iter().collect();
+    resolve::sort_newest_first(&mut sorted);
+    for sink in [0, 1] {
+        let of_sink: Vec<u64> = sorted.iter().filter(|s| s.sink == sink).map(|s| s.head.sequence).collect();
+        assert!(of_sink.windows(2).all(|pair| pair[0] > pair[1]), "{of_sink:?}");
+    }
+    let first_of_one = sorted.iter().find(|s| s.sink == 0).unwrap();
+    assert_eq!(first_of_one.id(), last);
+}
+
+#[test]
 fn the_first_lineage_seen_is_remembered() {
     let mut vault = three_snapshots();
     let mut trust = trust_of(&vault);

@@ -3,8 +3,10 @@
 use crate::owner::Trust;
 use crate::report::{Exit, Failure, Outcome};
 use crate::restore::view::{Snapshot, View, is_named, unknown_signer};
+use shared::id::Digest;
 use shared::text::printable;
 use shared::wire::Damage;
+use std::collections::{HashMap, HashSet};
 
 /// A name as written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,17 +79,17 @@ pub fn choose<'v>(
             }
             sort_newest_first(&mut usable);
             let mut left = *back;
-            let mut session = None;
+            let mut runs = HashSet::new();
             for snapshot in usable {
                 // The same run at another sink is not another snapshot.
                 let run = (snapshot.head.session, snapshot.head.body);
-                if session == Some(run) || !fits(snapshot)? {
+                if runs.contains(&run) || !fits(snapshot)? {
                     continue;
                 }
                 if left == 0 {
                     return Ok(snapshot);
                 }
-                session = Some(run);
+                runs.insert(run);
                 left -= 1;
             }
             Err(Failure::new("no-snapshot", Exit::NotFound, "there is no such snapshot")
@@ -101,16 +103,24 @@ pub fn is_latest(snapshot: &Snapshot) -> bool {
     snapshot.usable && !snapshot.head.is_checkpoint() && snapshot.content == Damage::Present
 }
 
-/// By the source's signed time, since a hostile sink could state any time of receipt; then by sequence. What a source
+/// By the source's signed time, since a hostile sink could state any time of receipt. Within a chain the sequence
+/// decides: a head counts as made no earlier than the heads before it, whatever the source's clock did. What a source
 /// that was taken over could do with its clock it can do with its content as well.
 pub fn sort_newest_first(snapshots: &mut [&Snapshot]) {
-    snapshots.sort_by(|a, b| {
-        let same_chain = a.head.chain() == b.head.chain();
-        let by_sequence = b.head.sequence.cmp(&a.head.sequence);
-        let by_time = b.head.created.cmp(&a.head.created);
-        let by_place = a.sink.cmp(&b.sink).then(by_sequence);
-        if same_chain { by_sequence } else { by_time.then(by_place) }
+    snapshots.sort_by_key(|snapshot| {
+        (std::cmp::Reverse(snapshot.sink), *snapshot.head.lineage.as_bytes(), snapshot.source, snapshot.head.sequence)
     });
+    let mut times: HashMap<Digest, i64> = HashMap::new();
+    for chain in snapshots.chunk_by(|a, b| a.head.chain() == b.head.chain()) {
+        let mut latest = i64::MIN;
+        for snapshot in chain {
+            latest = latest.max(snapshot.head.created);
+            times.insert(snapshot.id(), latest);
+        }
+    }
+    // Stable: heads of one chain and time stay in the order of their sequence, newest first after the turn.
+    snapshots.reverse();
+    snapshots.sort_by_key(|snapshot| std::cmp::Reverse(times.get(&snapshot.id()).copied()));
 }
 
 fn by_id<'v>(snapshots: impl Iterator<Item = &'v Snapshot>, id: &str) -> Outcome<&'v Snapshot> {

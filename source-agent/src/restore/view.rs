@@ -137,7 +137,7 @@ fn load_source(
             chains.insert(chain, (at, heads));
         }
     }
-    compare_sinks(sinks, &trust.sources[source], &order, &mut chains)?;
+    compare_sinks(sinks, &trust.sources[source], &order, &mut chains, &mut view.notes)?;
     first_lineage(&mut trust.sources[source], &order, &chains, memory, view)?;
     let trusted = &trust.sources[source];
     for chain in &order {
@@ -204,6 +204,7 @@ fn compare_sinks(
     source: &TrustedSource,
     order: &[Chain],
     chains: &mut HashMap<Chain, (usize, Vec<CheckedHead>)>,
+    notes: &mut Vec<String>,
 ) -> Outcome<()> {
     let mut claims: HashMap<(Lineage, VerifyKey, u64), Digest> = HashMap::new();
     for chain in order {
@@ -228,7 +229,18 @@ fn compare_sinks(
         let Some(sink) = sinks.iter_mut().position(|sink| sink.sink() == key) else { continue };
         if find_head(chains, &chain, sequence).is_none() {
             // A backup may have ended between the two readings: read the end again, once.
-            let heads = load_chain(&mut *sinks[sink], source, &chain)?;
+            let heads = match load_chain(&mut *sinks[sink], source, &chain) {
+                // It gives nothing of this source to this connection, so nothing of it is used either.
+                Err(e) if e.exit == Exit::NotFound => {
+                    notes.push(format!(
+                        "{} has snapshots of {} and does not show them here",
+                        sinks[sink].remote(),
+                        source.name()
+                    ));
+                    continue;
+                }
+                other => other?,
+            };
             chains.insert(chain, (sink, heads));
         }
         if find_head(chains, &chain, sequence) != Some(digest) {
