@@ -25,10 +25,13 @@ pub fn time(seconds: i64, nanoseconds: u64) -> Time {
     Time { seconds, nanoseconds: (nanoseconds % 1_000_000_000) as u32 }
 }
 
+// The types of these fields differ between architectures.
+#[allow(clippy::unnecessary_cast)]
 pub fn modified(stat: &Stat) -> Time {
     time(stat.st_mtime, stat.st_mtime_nsec as u64)
 }
 
+#[allow(clippy::unnecessary_cast)]
 pub fn changed(stat: &Stat) -> Time {
     time(stat.st_ctime, stat.st_ctime_nsec as u64)
 }
@@ -87,6 +90,12 @@ pub fn entry(name: &[u8], kind: EntryKind, stat: &Stat, users: &Users, xattrs: V
 pub fn hard_link(stat: &Stat, file_system: u32) -> Option<HardLink> {
     let linked = stat.st_nlink > 1 && kind(stat) != Some(EntryKind::Directory);
     linked.then_some(HardLink { file_system, inode: stat.st_ino })
+}
+
+/// How many names the file has.
+#[allow(clippy::unnecessary_cast)]
+pub fn names(stat: &Stat) -> u64 {
+    stat.st_nlink as u64
 }
 
 /// Where extended attributes are read.

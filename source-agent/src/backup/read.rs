@@ -111,7 +111,7 @@ impl<'a> Reader<'a> {
         let linked = job.stat.st_nlink > 1 && !job.device;
         if linked {
             let waiting = || Waiting { dir: Arc::clone(&job.dir), slot: job.slot, name: job.name.clone() };
-            match self.shared.links.turn(file, job.stat.st_nlink as u64, waiting) {
+            match self.shared.links.turn(file, meta::names(&job.stat), waiting) {
                 Turn::Read => {}
                 Turn::Take(known) => {
                     let waiting = Waiting { dir: job.dir, slot: job.slot, name: job.name };

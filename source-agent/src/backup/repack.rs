@@ -27,7 +27,7 @@ pub struct Candidate {
 impl Candidate {
     /// An estimate: references that repeat a chunk make a block look more alive, so that it is rather left alone.
     fn live_bytes(&self) -> u64 {
-        if self.chunks == 0 { 0 } else { self.bytes / self.chunks * self.uses.min(self.chunks) }
+        self.bytes.checked_div(self.chunks).unwrap_or(0) * self.uses.min(self.chunks)
     }
     fn is_sparse(&self) -> bool {
         self.uses * 2 < self.chunks

@@ -69,6 +69,9 @@ pub struct SetReport {
     pub incomplete: bool,
 }
 
+/// What is to be committed, and the top of its tree.
+type ToCommit = (CommitJob, NodeTop);
+
 /// Archives of this run that were handed to the remotes.
 type Handed = Mutex<Vec<(u64, ArchiveId, u32)>>;
 
@@ -107,7 +110,7 @@ impl Run<'_> {
     }
 
     /// Reads everything, hands all archives to the remotes, returns what is to be committed; `None` if nothing is.
-    fn pass(&self, set: &SetPlan) -> Outcome<(Arc<Met>, Option<(CommitJob, NodeTop)>)> {
+    fn pass(&self, set: &SetPlan) -> Outcome<(Arc<Met>, Option<ToCommit>)> {
         let env = self.env;
         let started = env.clock.now();
         let series = env.secret.series(&set.series);
@@ -238,10 +241,11 @@ impl Run<'_> {
             let mut checkpoint = Checkpoint::new(env);
             while producers.iter().any(|thread| !thread.is_finished()) {
                 std::thread::sleep(Duration::from_millis(5));
-                if checkpoint.is_due(shared) && !stop.is_set() {
-                    if let Err(failure) = self.checkpoint(set, shared, series, &handed, started) {
-                        stop.fail(failure);
-                    }
+                if checkpoint.is_due(shared)
+                    && !stop.is_set()
+                    && let Err(failure) = self.checkpoint(set, shared, series, &handed, started)
+                {
+                    stop.fail(failure);
                 }
             }
             let settled = shared.layer.settle(stop);

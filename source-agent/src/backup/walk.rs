@@ -69,6 +69,8 @@ struct Task {
     stat: StatKey,
     /// Its record in the parent's old row, if its metadata is the same.
     kept: Option<Range<usize>>,
+    /// On the way to a named path, and known: its record, whatever its times say.
+    on_the_way: Option<Range<usize>>,
     /// On the way to named paths; `None`: everything in it.
     way: Option<Way>,
     /// The file system to stay on.
@@ -171,6 +173,7 @@ impl<'a> Walk<'a> {
             name: Vec::new(),
             stat: meta::stat_key(&top),
             kept: None,
+            on_the_way: None,
             way,
             device: top.st_dev,
             crossed: false,
@@ -455,6 +458,7 @@ impl<'a> Walk<'a> {
             name: name.to_vec(),
             stat: meta::stat_key(stat),
             kept,
+            on_the_way: known.filter(|_| child.is_some_and(|way| !way.named)).map(|(_, range)| range.clone()),
             way: child.filter(|way| !way.named).cloned(),
             device: if named { stat.st_dev } else { here.stay_on },
             crossed,

@@ -198,6 +198,8 @@ fn what_arrives_is_what_was_there() {
     // Nothing changed: nothing is read, laid or sent but the head and its body.
     age(&world);
     world.run_and_check();
+    // A name beside the data changes the times of a directory on the way, and nothing else.
+    std::fs::write(world.dir.path().join("beside"), b"x").unwrap();
     let archives = world.sinks[0].archives();
     let report = world.run_and_check();
     assert_eq!(report.sets[0].met.bytes_read.get(), 0);

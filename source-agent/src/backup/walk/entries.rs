@@ -78,8 +78,23 @@ impl Walk<'_> {
         let kept = task.kept.take().filter(|_| key == task.stat);
         let trusted = meta::is_trusted(stat, meta::now());
         let name = std::mem::take(&mut task.name);
-        let fresh = if kept.is_some() { None } else { self.fresh(&name, &task.path, fd, stat) };
+        if kept.is_some() {
+            return Own { name, stat: key, trusted, kept, fresh: None };
+        }
+        let fresh = self.fresh(&name, &task.path, fd, stat);
+        let kept = fresh.as_ref().and_then(|fresh| self.same_but_times(task, fresh));
+        let fresh = fresh.filter(|_| kept.is_none());
         Own { name, stat: key, trusted, kept, fresh }
+    }
+
+    /// A directory on the way changes its times with names that are not ours: alone they make no new snapshot.
+    fn same_but_times(&self, task: &Task, fresh: &Entry) -> Option<Range<usize>> {
+        let range = task.on_the_way.clone().filter(|_| !self.plan.force)?;
+        let (parent, _) = task.parent.as_ref()?;
+        let record = record::read(&mut parent.old()?.records.get(range.clone())?).ok()?;
+        let old: Entry = minicbor::decode(record.entry).ok()?;
+        let same = Entry { modified: old.modified, changed: old.changed, node: old.node, ..fresh.clone() };
+        (same == old).then_some(range)
     }
 
     fn fresh(&self, name: &[u8], path: &[u8], fd: &OwnedFd, stat: &Stat) -> Option<Box<Entry>> {

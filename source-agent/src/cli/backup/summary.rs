@@ -17,7 +17,7 @@ pub fn exit(report: &Report) -> Exit {
     if let Some(failure) = &report.failure {
         return failure.exit;
     }
-    if failed.iter().any(|remote| tampered(remote)) {
+    if failed.iter().any(tampered) {
         // An alarm is told even where the others are fine.
         return Exit::Tampered;
     }
