@@ -139,3 +139,18 @@ fn a_month_is_the_calendars() {
     assert_eq!("1mo".parse::<Age>().unwrap().before(now), "2026-02-28T00:00:00Z".parse().unwrap());
     assert_eq!("9000y".parse::<Age>().unwrap().before(now).as_second().signum(), -1);
 }
+
+#[test]
+fn confinement_is_waived_in_these_words_alone() {
+    use crate::serve::Confinement;
+    let parse = |words: &str| {
+        let text = format!("config-version = 1\n[serve]\nunconfined = {words}\n");
+        toml::from_str::<Config>(&text).map(|config| config.confinement())
+    };
+    let waiver = crate::confine::WAIVER;
+    assert_eq!(parse(&format!("\"{waiver}\"")).unwrap(), Confinement::Waived);
+    for other in ["true", "\"\"", "\"yes\"", &format!("\"{waiver}.\""), &format!("\"{}\"", waiver.to_lowercase())] {
+        assert!(parse(other).is_err(), "{other}");
+    }
+    assert_eq!(toml::from_str::<Config>("config-version = 1").unwrap().confinement(), Confinement::Required);
+}

@@ -12,7 +12,7 @@ use shared::format::{Head, SessionRecord};
 use shared::id::{ArchiveNumber, Lineage, Series, SourceName, VerifyKey};
 use shared::limits::{HEAD_BYTES_MAX, RECORD_BYTES_MAX};
 use shared::signature::{Signed, Verified};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -137,20 +137,25 @@ impl Ledger {
         Ok(query.exists(params![lineage.as_bytes(), number(archive.get())])?)
     }
 
-    /// Everything that a session asks, at one moment.
-    fn known(&self) -> Result<Known, LedgerError> {
+    /// Everything that a session asks, at one moment; `None` if that were too much to hold.
+    fn known(&self) -> Result<Option<Known>, LedgerError> {
         let transaction = self.0.unchecked_transaction()?;
         let mut known = Known { totals: self.totals()?, series: self.series()?, ..Known::default() };
         let mut query = transaction.prepare("select lineage, number from archives order by lineage, number")?;
-        known.archives.load(query.query([])?)?;
+        let whole = known.archives.load(query.query([])?)?;
         let mut query = transaction.prepare("select lineage, sequence from heads order by lineage, sequence")?;
-        known.heads.load(query.query([])?)?;
-        let mut query = transaction.prepare("select name from records")?;
+        let whole = whole && known.heads.load(query.query([])?)?;
+        let mut query = transaction.prepare("select name from records order by name")?;
         let mut rows = query.query([])?;
         while let Some(row) = rows.next()? {
-            known.records.extend(row.get_ref(0)?.as_str().ok().and_then(|name| parse_file(Shelf::Records, name)));
+            let name = row.get_ref(0)?.as_str().ok().and_then(|name| parse_file(Shelf::Records, name));
+            known.records.extend(name.as_ref().and_then(record_key));
+            if !whole || known.records.len() > KNOWN_MAX {
+                return Ok(None);
+            }
         }
-        Ok(known)
+        known.records.sort_unstable();
+        Ok(whole.then_some(known))
     }
 
     /// All series that the ledger knows.
@@ -216,6 +221,16 @@ impl Ledger {
     }
 }
 
+/// Rows of numbers, and records, that a session holds in memory: 16 MiB of each.
+const KNOWN_MAX: usize = 1 << 20;
+
+fn record_key(name: &Name) -> Option<(u64, [u8; 8])> {
+    match name {
+        Name::Record { started, random } => Some((*started, *random)),
+        _ => None,
+    }
+}
+
 /// What a ledger knows, read at one moment: a confined session opens no ledger.
 #[derive(Debug, Default)]
 pub struct Known {
@@ -223,13 +238,13 @@ pub struct Known {
     pub series: Vec<Series>,
     archives: Numbers,
     heads: Numbers,
-    records: HashSet<Name>,
+    records: Vec<(u64, [u8; 8])>,
 }
 
 impl Known {
-    /// For a session: reads only, never makes a ledger.
+    /// For a session: reads only, never makes a ledger. `None`: there is none, or it would take too much memory.
     pub fn read(path: &Path) -> Result<Option<Self>, LedgerError> {
-        Ledger::open_read(path)?.map(|ledger| ledger.known()).transpose()
+        Ok(Ledger::open_read(path)?.map(|ledger| ledger.known()).transpose()?.flatten())
     }
     pub fn has_archive(&self, lineage: &Lineage, archive: ArchiveNumber) -> bool {
         self.archives.contains(lineage, archive.get())
@@ -238,7 +253,7 @@ impl Known {
         self.heads.contains(lineage, sequence)
     }
     pub fn has_record(&self, record: &Name) -> bool {
-        self.records.contains(record)
+        record_key(record).is_some_and(|key| self.records.binary_search(&key).is_ok())
     }
 }
 
@@ -247,19 +262,26 @@ impl Known {
 struct Numbers(HashMap<Lineage, Vec<(u64, u64)>>);
 
 impl Numbers {
-    /// Rows come in rising order.
-    fn load(&mut self, mut rows: rusqlite::Rows<'_>) -> Result<(), LedgerError> {
+    /// Rows come in rising order. `false`: they have so many gaps that they would take too much memory.
+    fn load(&mut self, mut rows: rusqlite::Rows<'_>) -> Result<bool, LedgerError> {
+        let mut count_of_runs = 0;
         while let Some(row) = rows.next()? {
             let lineage = row.get_ref(0)?.as_blob().ok().and_then(|bytes| Lineage::from_slice(bytes).ok());
             let Some(lineage) = lineage else { continue };
             let value = count(row.get(1)?);
             let runs = self.0.entry(lineage).or_default();
             match runs.last_mut() {
-                Some((_, last)) if *last + 1 == value => *last = value,
-                _ => runs.push((value, value)),
+                Some((_, last)) if last.checked_add(1) == Some(value) => *last = value,
+                _ => {
+                    runs.push((value, value));
+                    count_of_runs += 1;
+                }
+            }
+            if count_of_runs > KNOWN_MAX {
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
     fn contains(&self, lineage: &Lineage, value: u64) -> bool {
         let Some(runs) = self.0.get(lineage) else { return false };

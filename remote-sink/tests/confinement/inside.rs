@@ -10,12 +10,13 @@ use rustix::process::Pid;
 use shared::id::{Digest, Lineage};
 use shared::sys::SystemClock;
 use shared::wire::Role;
-use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 const EPERM: &[i32] = &[libc::EPERM];
 const EACCES: &[i32] = &[libc::EACCES];
@@ -27,24 +28,24 @@ const NO_LINK: &[i32] = &[libc::EACCES, libc::EXDEV];
 /// Counts what was not as it must be.
 #[derive(Default)]
 struct Judge {
-    wrong: Cell<usize>,
-    done: Cell<usize>,
+    wrong: AtomicUsize,
+    done: AtomicUsize,
 }
 
 impl Judge {
     fn refused(&self, what: &str, answer: io::Result<i64>, errors: &[i32]) {
-        self.done.set(self.done.get() + 1);
+        self.done.fetch_add(1, Relaxed);
         let code = answer.as_ref().err().and_then(io::Error::raw_os_error);
         if !code.is_some_and(|code| errors.contains(&code)) {
-            self.wrong.set(self.wrong.get() + 1);
+            self.wrong.fetch_add(1, Relaxed);
             println!("  NOT refused: {what}: {answer:?}");
         }
     }
     fn works<T, E: std::fmt::Debug>(&self, what: &str, answer: Result<T, E>) -> Option<T> {
-        self.done.set(self.done.get() + 1);
+        self.done.fetch_add(1, Relaxed);
         answer
             .inspect_err(|error| {
-                self.wrong.set(self.wrong.get() + 1);
+                self.wrong.fetch_add(1, Relaxed);
                 println!("  does not work: {what}: {error:?}");
             })
             .ok()
@@ -72,10 +73,11 @@ pub fn run(arguments: &[String]) -> ExitCode {
         "read" => read(&judge, &scene),
         "named" => named(&judge, &scene),
         "waived" => waived(&judge, &scene),
+        "kernels" => kernels(&judge, &scene),
         other => println!("no such case: {other}"),
     }
-    println!("  {case}: {} checks, {} wrong", judge.done.get(), judge.wrong.get());
-    if judge.wrong.get() == 0 && judge.done.get() > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!("  {case}: {} checks, {} wrong", judge.done.load(Relaxed), judge.wrong.load(Relaxed));
+    if judge.wrong.load(Relaxed) == 0 && judge.done.load(Relaxed) > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// In the place of a session's receiver: it waits for its input to end.
@@ -306,4 +308,64 @@ fn waived(judge: &Judge, scene: &Scene) {
     drop(start);
     judge.works("end", child.kill());
     judge.works("wait", child.wait());
+}
+
+/// Kernels that cannot confine, as far as a program sees: system calls that give such an answer.
+fn kernels(judge: &Judge, scene: &Scene) {
+    let (code, _) = serve_start(judge, scene);
+    judge.holds("it starts on this kernel", code == Some(0));
+    for (call, error) in [(libc::SYS_prctl, libc::EINVAL), (libc::SYS_seccomp, libc::EINVAL)] {
+        let thread = std::thread::scope(|scope| scope.spawn(|| without(judge, scene, call, error)).join());
+        judge.holds("a thread ends", thread.is_ok());
+    }
+    for error in [libc::ENOSYS, libc::EOPNOTSUPP] {
+        let thread = std::thread::scope(|scope| {
+            scope.spawn(|| without(judge, scene, libc::SYS_landlock_create_ruleset, error)).join()
+        });
+        judge.holds("a thread ends", thread.is_ok());
+    }
+    // In words, and only in these, it starts all the same.
+    let config = scene.vault.join("vault.toml");
+    let words = |text: &str| format!("config-version = 1\n[serve]\nunconfined = \"{text}\"\n");
+    judge.works("other words", std::fs::write(&config, words("yes")));
+    let (code, said) = serve_start(judge, scene);
+    judge.holds("other words are refused", code == Some(1) && said.contains("word by word"));
+    judge.works("the words", std::fs::write(&config, words(confine::WAIVER)));
+    let waived = std::thread::scope(|scope| {
+        let start = || {
+            judge.works("filter", answer(libc::SYS_landlock_create_ruleset, libc::ENOSYS));
+            serve_start(judge, scene).0
+        };
+        scope.spawn(start).join()
+    });
+    judge.holds("waived, it starts", matches!(waived, Ok(Some(0))));
+}
+
+/// `serve` must refuse to start where this call gives this error.
+fn without(judge: &Judge, scene: &Scene, call: i64, error: i32) {
+    judge.works("filter", answer(call, error));
+    let (code, said) = serve_start(judge, scene);
+    judge.holds(&format!("call {call} with error {error} is refused: {code:?} {said}"), code == Some(1));
+    judge.holds("it says so", said.contains("error[unconfined]") && said.contains("vault.toml"));
+}
+
+/// Makes a call fail in this thread and what it starts.
+fn answer(call: i64, error: i32) -> Result<(), seccompiler::Error> {
+    use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule};
+    // Of prctl only PR_SET_NO_NEW_PRIVS.
+    let privs = || SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, 38);
+    let rules = if call == libc::SYS_prctl { vec![SeccompRule::new(vec![privs()?])?] } else { Vec::new() };
+    let rules = [(call, rules)].into_iter().collect();
+    let errno = SeccompAction::Errno(error.cast_unsigned());
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, errno, std::env::consts::ARCH.try_into()?)?;
+    seccompiler::apply_filter(&seccompiler::BpfProgram::try_from(filter)?)
+}
+
+/// Starts a session whose client says nothing; its exit code and what it said to standard error.
+fn serve_start(judge: &Judge, scene: &Scene) -> (Option<i32>, String) {
+    let program = scene.outside.with_file_name("remote-sink");
+    let mut command = Command::new(program);
+    command.args(["serve", "--source", "web1", "--role", "push", "--root"]).arg(&scene.vault);
+    let done = judge.works("start serve", command.stdin(Stdio::null()).output());
+    done.map_or((None, String::new()), |done| (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned()))
 }

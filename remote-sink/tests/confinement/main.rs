@@ -9,7 +9,7 @@ mod scene;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
-const CASES: [&str; 5] = ["receiver", "push", "read", "named", "waived"];
+const CASES: [&str; 6] = ["receiver", "push", "read", "named", "waived", "kernels"];
 const NOBODY: u32 = 65534;
 
 fn main() -> ExitCode {

@@ -29,6 +29,8 @@ impl Place {
         let path = dir.path();
         let program = path.join("program");
         std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        // The sink's own program, where every account can start it.
+        std::fs::copy(env!("CARGO_BIN_EXE_remote-sink"), path.join("remote-sink")).unwrap();
         std::fs::write(path.join("outside"), b"outside").unwrap();
         vault(&path.join("vault"));
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -66,6 +68,7 @@ fn vault(root: &Path) {
     layout.create_vault_dirs().unwrap();
     let text = keyfile::write(keyfile::SINK_KEY, &SigningKey::from_seed(&[42; 32]).seed());
     durable::create_new(&layout.sink_key(), text.as_bytes(), durable::PRIVATE).unwrap();
+    durable::create_new(&layout.config(), b"config-version = 1\n", durable::PRIVATE).unwrap();
     let owner = SigningKey::from_seed(&[7; 32]).verify_key();
     layout.create_owner_dirs(&owner).unwrap();
     for (seed, name, role) in [(1, "web1", Role::Push), (2, "web2", Role::Push), (3, "laptop", Role::Read)] {

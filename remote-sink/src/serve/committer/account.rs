@@ -90,7 +90,11 @@ impl Holdings {
 }
 
 /// Visits the objects of a shelf until one fails.
-fn visit<S: Store>(store: &S, shelf: Shelf, mut work: impl FnMut(Name) -> Result<(), StoreError>) -> Result<(), StoreError> {
+fn visit<S: Store>(
+    store: &S,
+    shelf: Shelf,
+    mut work: impl FnMut(Name) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
     let mut done = Ok(());
     store.list(shelf, &mut |entry| {
         if let (Entry::Object(name), Ok(())) = (entry, &done) {
