@@ -12,6 +12,7 @@ pub mod enrolment;
 pub mod ledger;
 pub mod listen;
 pub mod report;
+pub mod retention;
 pub mod serve;
 pub mod store;
 pub mod verify;
