@@ -135,6 +135,8 @@ pub struct Alerts {
 pub struct Hooks {
     #[serde(default)]
     pub on_alert: Vec<Vec<String>>,
+    /// A program that runs longer is ended.
+    pub timeout: Option<Age>,
 }
 
 /// Where metrics go.
