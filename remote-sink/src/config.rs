@@ -135,6 +135,8 @@ pub struct Alerts {
 pub struct Hooks {
     #[serde(default)]
     pub on_alert: Vec<Vec<String>>,
+    /// A program that runs longer is ended.
+    pub timeout: Option<Age>,
 }
 
 /// Where metrics go.
@@ -332,6 +334,23 @@ pub fn iec(bytes: u64) -> String {
 #[derive(Debug, Clone, Copy)]
 pub struct Age(Span);
 
+impl fmt::Display for Age {
+    /// As it is written in the configuration: `1y6mo`, `36h`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [
+            (i64::from(self.0.get_years()), "y"),
+            (i64::from(self.0.get_months()), "mo"),
+            (i64::from(self.0.get_weeks()), "w"),
+            (i64::from(self.0.get_days()), "d"),
+            (i64::from(self.0.get_hours()), "h"),
+            (self.0.get_minutes(), "min"),
+            (self.0.get_seconds(), "s"),
+        ];
+        let shown: String = parts.iter().filter(|(n, _)| *n != 0).map(|(n, unit)| format!("{n}{unit}")).collect();
+        f.write_str(if shown.is_empty() { "0s" } else { &shown })
+    }
+}
+
 impl PartialEq for Age {
     fn eq(&self, other: &Self) -> bool {
         self.0.fieldwise() == other.0.fieldwise()
@@ -342,6 +361,19 @@ impl Age {
     /// The moment this long before `now`, by the UTC calendar.
     pub fn before(self, now: Timestamp) -> Timestamp {
         now.to_zoned(TimeZone::UTC).saturating_sub(self.0).timestamp()
+    }
+    /// The moment this long behind `from`, by the UTC calendar.
+    pub fn after(self, from: Timestamp) -> Timestamp {
+        from.to_zoned(TimeZone::UTC).saturating_add(self.0).timestamp()
+    }
+    /// No fewer seconds than this lie between a moment and [`Self::before`] it: 28 days to a month.
+    pub fn seconds_min(self) -> u64 {
+        let months = i64::from(self.0.get_months()) + i64::from(self.0.get_years()) * 12;
+        // Every twelve months in a row have at least 365 days, every single one at least 28.
+        let days = (months / 12) * 365 + (months % 12) * 28;
+        let days = days + i64::from(self.0.get_weeks()) * 7 + i64::from(self.0.get_days());
+        let hours = days * 24 + i64::from(self.0.get_hours());
+        u64::try_from((hours * 60 + self.0.get_minutes()) * 60 + self.0.get_seconds()).unwrap_or(0)
     }
     /// Seconds, with 30 days to a month and 365 to a year; for time limits, never for retention.
     pub fn seconds(self) -> u64 {

@@ -337,6 +337,12 @@ pub fn rebuild(root: &Path, name: &SourceName, source: &VerifyKey) -> Result<Tot
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         return Err(LedgerError::Busy(name.clone()));
     }
+    rebuild_held(root, name, source)
+}
+
+/// The same, for a caller that holds the source's lock.
+pub fn rebuild_held(root: &Path, name: &SourceName, source: &VerifyKey) -> Result<Totals, LedgerError> {
+    let layout = Layout::new(root);
     let path = layout.ledger(name);
     let mut ledger = match Ledger::open(&path) {
         Ok(ledger) => ledger,

@@ -5,8 +5,10 @@
 use crate::authorized_keys::AuthorizedKeysError;
 use crate::config::{ConfigError, ValueError};
 use crate::enrolment::EnrolmentError;
+use crate::journal::JournalError;
 use crate::ledger::LedgerError;
 use crate::listen::{HostKeyError, ListenError};
+use crate::retention::vault::RetentionError;
 use crate::serve::ServeError;
 use crate::verify::VerifyError;
 use shared::card::CardError;
@@ -27,6 +29,8 @@ pub mod exit {
     pub const BUSY: u8 = 11;
     pub const DAMAGE: u8 = 13;
     pub const FULL: u8 = 15;
+    /// `prune` alone: an alarm stopped it, and nothing was changed.
+    pub const STOPPED: u8 = 20;
 }
 
 /// Longest message that is shown.
@@ -161,6 +165,30 @@ impl From<LedgerError> for Failure {
         match error {
             LedgerError::Busy(_) => Self::new("busy", error).exit(exit::BUSY),
             error => Self::new("ledger", error).help("a ledger is a cache: remote-sink rebuild makes it again"),
+        }
+    }
+}
+impl From<JournalError> for Failure {
+    fn from(error: JournalError) -> Self {
+        let help =
+            "the journal is what retention remembers: restore operator/ from a copy; nothing is removed without it";
+        match error {
+            JournalError::Io { what, path, error } => Self::io(what, &path, &error),
+            error => Self::new("journal", error).help(help).exit(exit::DAMAGE),
+        }
+    }
+}
+impl From<RetentionError> for Failure {
+    fn from(error: RetentionError) -> Self {
+        match error {
+            RetentionError::Io { what, path, error } => Self::io(what, &path, &error),
+            RetentionError::Journal(error) => error.into(),
+            RetentionError::Busy(_) => Self::new("busy", error).help("try again when it has ended").exit(exit::BUSY),
+            RetentionError::Damaged { .. } => Self::new("damaged", error).exit(exit::DAMAGE),
+            RetentionError::NoSuch(_) | RetentionError::Ambiguous(_) | RetentionError::NotInTrash(_) => {
+                Self::new("no-snapshot", error).help("list them: remote-sink prune -n SOURCE").exit(exit::NO_SUCH)
+            }
+            error => Self::new("retention", error),
         }
     }
 }

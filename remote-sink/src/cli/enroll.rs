@@ -77,6 +77,7 @@ pub fn run(args: &EnrollArgs, context: &mut Context<'_>) -> Result<u8, Failure> 
     check_flags(args)?;
     let card = read_card(&args.card, context)?;
     let vault = Vault::open_to_change(context.global.root.as_deref())?;
+    vault.observe(context);
     let name = args.name.clone().unwrap_or_else(|| card.name().clone());
     let others = vault.enrolments()?;
     let old = others.iter().find(|one| one.name == name).cloned();

@@ -35,8 +35,16 @@ idle-timeout = "5min"         # a silent session ends, and its lock with it
 # quota = "1TiB"              # for sources without one of their own
 # [source.web1]
 # quota = "500GiB"
+# [defaults.retention]        # nothing is removed until a rule is set: remote-sink retention web1 --keep-within 30d
+# keep-within = "30d"         # by time of receipt on this host
+# keep-weekly = 8             # the oldest of each week
+# min-age = "30d"             # never remove anything received more recently
+# grace = "7d"                # in the trash before the space is freed
 # [alerts]
 # max-age = "36h"             # `status` fails beyond this
+# shrink = "50%"              # `prune` stops when a snapshot is smaller than this share of the median of the last 7
+# [hooks]
+# on-alert = [["/usr/local/bin/page-me"]]    # ALERT, SOURCE and MESSAGE stand in its environment
 "#;
 
 pub fn run(_args: &InitArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
@@ -114,7 +122,11 @@ fn say(root: &Path, sink: &SigningKey, context: &mut Context<'_>) -> Result<u8, 
     context.line(format!("Made a vault in {shown}   sink key {}", fingerprint_words(sink.as_bytes())))?;
     context.remark("It keeps everything that it is sent. Copy sink.key and listen.key to a safe place.")?;
     context.remark("Next:  remote-sink enroll 'source-card:1,...' --address USER@HOST --install")?;
-    context.remark("For `crontab -e`: read everything again once a week, and complain when a source falls silent:")?;
+    context
+        .remark("For `crontab -e`: note what is new, prune by the rules (none yet), read everything again once a")?;
+    context.remark("week, and complain when a source falls silent:")?;
+    context.remark(format!("*/10 * * * *  {program} observe --root {quoted} --quiet"))?;
+    context.remark(format!("27 4 * * *  {program} prune --root {quoted} --quiet"))?;
     context.remark(format!("17 3 * * 0  {program} verify --root {quoted} --quiet"))?;
     context.remark(format!("47 7 * * *  {program} status --root {quoted} --max-age 36h --quiet"))?;
     DONE

@@ -5,9 +5,13 @@ mod card;
 mod doctor;
 mod enroll;
 mod generate;
+mod hold;
 mod init;
+mod journal;
 mod listen;
+mod prune;
 mod rebuild;
+mod retention;
 mod revoke;
 mod serve;
 mod snapshots;
@@ -28,9 +32,9 @@ First steps:
   remote-sink init --root /srv/backups
   remote-sink enroll 'source-card:1,name=web1,...' --address backup@sink.example --install
 
-Exit codes: 0 done, 1 failed, 2 usage, 10 no such source or snapshot, 13 damage or a wrong
-signature, 15 disk or quota full; `status`: 0 fresh, 1 too old, 3 unknown. Other codes mean
-failure; codes get added.";
+Exit codes: 0 done, 1 failed, 2 usage, 10 no such source or snapshot, 11 a session of the
+source runs, 13 damage or a wrong signature, 15 disk or quota full, 20 `prune` was stopped by an
+alarm; `status`: 0 fresh, 1 too old, 3 unknown. Other codes mean failure; codes get added.";
 /// The flags of every command stand together in help texts.
 const EVERYWHERE: &str = "Everywhere";
 
@@ -70,6 +74,13 @@ pub enum Command {
     Card(card::CardArgs),
     Revoke(revoke::RevokeArgs),
     Snapshots(snapshots::SnapshotsArgs),
+    Retention(retention::RetentionArgs),
+    Prune(prune::PruneArgs),
+    Undelete(hold::UndeleteArgs),
+    Hold(hold::HoldArgs),
+    Release(hold::ReleaseArgs),
+    Observe(journal::ObserveArgs),
+    Report(journal::ReportArgs),
     #[command(visible_alias = "scrub")]
     Verify(verify::VerifyArgs),
     Status(status::StatusArgs),
@@ -145,6 +156,13 @@ pub fn run(command: Command, context: &mut Context<'_>) -> Result<ExitCode, Fail
         Command::Card(args) => card::run(&args, context),
         Command::Revoke(args) => revoke::run(&args, context),
         Command::Snapshots(args) => snapshots::run(&args, context),
+        Command::Retention(args) => retention::run(&args, context),
+        Command::Prune(args) => prune::run(&args, context),
+        Command::Undelete(args) => hold::undelete(&args, context),
+        Command::Hold(args) => hold::hold(&args, context),
+        Command::Release(args) => hold::release(&args, context),
+        Command::Observe(args) => journal::observe(&args, context),
+        Command::Report(args) => journal::report(&args, context),
         Command::Verify(args) => verify::run(&args, context),
         Command::Status(args) => status::run(&args, context),
         Command::Rebuild(args) => rebuild::run(&args, context),

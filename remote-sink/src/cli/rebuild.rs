@@ -19,6 +19,7 @@ pub struct RebuildArgs {
 
 pub fn run(args: &RebuildArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
     let vault = Vault::open_to_change(context.global.root.as_deref())?;
+    vault.observe(context);
     for one in vault.choose(&args.sources)?.iter().filter(|one| one.enrolment.role == Role::Push) {
         let totals = ledger::rebuild(vault.layout.root(), &one.name, one.enrolment.card.verify_key())?;
         if context.global.json {

@@ -17,6 +17,7 @@ pub struct RevokeArgs {
 
 pub fn run(args: &RevokeArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
     let vault = Vault::open_to_change(context.global.root.as_deref())?;
+    vault.observe(context);
     let mut one = vault.get(&args.name)?;
     let already = one.enrolment.revoked;
     // First the mark: from here on no door lets it in, whatever happens to the file of keys.

@@ -2,7 +2,9 @@
 
 use super::{Context, DONE, table};
 use crate::cli::vault::{Enrolled, Vault};
+use crate::published::Published;
 use crate::report::Failure;
+use crate::store::directory::Root;
 use crate::store::layout::{Layout, parse_file};
 use crate::store::{Name, Shelf};
 use shared::format::receipt::Receipt;
@@ -31,7 +33,9 @@ pub enum State {
     Ok,
     /// The head has no receipt: its commit was interrupted, the source sends it again.
     NoReceipt,
-    /// The body is not there: removed by retention, or lost.
+    /// Given up by retention: the head stays.
+    Expired,
+    /// The body is not there, and no journal says why.
     NoBody,
     Damaged,
 }
@@ -41,6 +45,7 @@ impl State {
         match self {
             Self::Ok => "ok",
             Self::NoReceipt => "no receipt",
+            Self::Expired => "expired",
             Self::NoBody => "no body",
             Self::Damaged => "DAMAGED",
         }
@@ -91,18 +96,28 @@ pub fn run(args: &SnapshotsArgs, context: &mut Context<'_>) -> Result<u8, Failur
 /// All snapshots of a source, by time of receipt.
 pub fn of_source(layout: &Layout, one: &Enrolled, sink: &VerifyKey) -> Result<Vec<Snapshot>, Failure> {
     let dir = layout.shelf(&one.name, Shelf::Heads);
+    let id = one.enrolment.card.source_id();
+    let published = Root::open(layout.root()).and_then(|root| Published::read(&root, &one.name, id));
+    let published = published.unwrap_or(Published::nothing(id));
     let mut found = Vec::new();
     for entry in std::fs::read_dir(&dir).map_err(|e| Failure::io("list", &dir, &e))? {
         let file = entry.map_err(|e| Failure::io("list", &dir, &e))?.file_name();
         if let Some(Name::Head(lineage, sequence)) = file.to_str().and_then(|file| parse_file(Shelf::Heads, file)) {
-            found.push(snapshot(layout, one, sink, lineage, sequence));
+            found.push(snapshot(layout, one, sink, &published, lineage, sequence));
         }
     }
     found.sort_by_key(|snapshot| (snapshot.received.unwrap_or(i64::MAX), snapshot.lineage, snapshot.sequence));
     Ok(found)
 }
 
-fn snapshot(layout: &Layout, one: &Enrolled, sink: &VerifyKey, lineage: Lineage, sequence: u64) -> Snapshot {
+fn snapshot(
+    layout: &Layout,
+    one: &Enrolled,
+    sink: &VerifyKey,
+    published: &Published,
+    lineage: Lineage,
+    sequence: u64,
+) -> Snapshot {
     let key = one.enrolment.card.verify_key();
     let head =
         signed::<Head>(&layout.object(&one.name, &Name::Head(lineage, sequence)), key).ok().flatten().filter(|head| {
@@ -124,7 +139,11 @@ fn snapshot(layout: &Layout, one: &Enrolled, sink: &VerifyKey, lineage: Lineage,
         _ => State::Damaged,
     };
     let receipt = receipt.ok().flatten();
-    let state = [State::Damaged, State::NoReceipt, State::NoBody]
+    let body_state = match body_state {
+        State::NoBody if published.is_expired(&lineage, sequence) => State::Expired,
+        state => state,
+    };
+    let state = [State::Damaged, State::NoReceipt, State::NoBody, State::Expired]
         .into_iter()
         .find(|state| [receipt_state, body_state].contains(state))
         .unwrap_or(State::Ok);

@@ -114,7 +114,7 @@ fn init_prints_crontab_lines_only_for_commands_that_exist() {
     let desk = Desk { dir: tempfile::tempdir().unwrap() };
     let out = desk.run(&["init"], "").unwrap();
     let lines: Vec<&str> = out.lines().filter(|line| line.contains(" * * ")).collect();
-    assert_eq!(lines.len(), 2, "{out}");
+    assert_eq!(lines.len(), 4, "{out}");
     for line in lines {
         let words: Vec<&str> = line.split_whitespace().skip(5).collect();
         Cli::try_parse_from(words).unwrap();
@@ -280,6 +280,54 @@ fn commands_need_a_vault() {
 }
 
 #[test]
+fn rules_are_set_shown_and_noted_and_a_bare_m_is_refused() {
+    let desk = Desk::new();
+    desk.enroll(&card("web1", 1, None), &[]).unwrap();
+    assert!(desk.run(&["retention"], "").unwrap().contains("web1: keeps everything"));
+    assert!(desk.run(&["prune"], "").unwrap().contains("web1: keep 0, removed 0 (no rule is set)"));
+    let set = ["retention", "web1", "--keep-within", "30d", "-w", "8", "--keep-monthly", "12", "--min-age", "20d"];
+    let rules = "keep-weekly 8 keep-monthly 12 keep-within 30d min-age 20d grace 7d max-remove 50%";
+    assert!(desk.run(&set, "").unwrap().contains(rules));
+    assert!(desk.run(&["report", "web1"], "").unwrap().contains(rules), "the journal knows");
+    let layout = Layout::new(desk.root());
+    assert!(layout.published(&"web1".parse().unwrap()).exists());
+    let root = desk.root();
+    for bad in [["--keep-within", "6m"], ["--min-age", "30"], ["--grace", "1M"], ["--max-remove", "50"]] {
+        let line = ["remote-sink", "--root", root.to_str().unwrap(), "retention", "web1", bad[0], bad[1]];
+        assert!(Cli::try_parse_from(line).is_err(), "{bad:?}");
+    }
+    let line = ["remote-sink", "prune", "web1", "--accept", "burst"];
+    assert!(Cli::try_parse_from(line).is_err(), "a reason is needed");
+    assert_eq!(desk.run(&["prune", "--accept", "burst", "--reason", "x"], "").unwrap_err().exit, exit::USAGE);
+    assert_eq!(desk.run(&["undelete", "web1", "abcd1234"], "").unwrap_err().exit, exit::NO_SUCH);
+    assert_eq!(desk.run(&["retention", "--keep-daily", "3"], "").unwrap_err().exit, exit::USAGE);
+    assert_eq!(desk.run(&["retention", "nobody", "-d", "3"], "").unwrap_err().exit, exit::NO_SUCH);
+    assert!(desk.run(&["observe", "--json"], "").unwrap().contains("\"sources\":1"));
+}
+
+#[test]
+fn a_stopped_prune_calls_the_hook_and_has_its_own_exit_code() {
+    let desk = Desk::new();
+    desk.enroll(&card("web1", 1, None), &[]).unwrap();
+    let layout = Layout::new(desk.root());
+    let (said, name) = (desk.dir.path().join("said"), "web1".parse().unwrap());
+    let script = format!("printf '%s %s' \"$ALERT\" \"$SOURCE\" > {}", said.display());
+    let hook = format!("\n[hooks]\non-alert = [[\"/bin/sh\", \"-c\", {}]]\n", toml::Value::String(script));
+    let config = fs::read_to_string(layout.config()).unwrap() + &hook;
+    fs::write(layout.config(), config).unwrap();
+    let mut journal = crate::journal::Journal::open(&layout).unwrap();
+    let event = crate::journal::Event::Scrubbed(name, 2);
+    journal.append(&crate::journal::Moment::now(), event).unwrap();
+    drop(journal);
+    let (code, out) = desk.run_code(&["prune"], "");
+    assert_eq!(code_of(code), code_of(Ok(ExitCode::from(exit::STOPPED))));
+    assert!(out.contains("STOPPED, nothing changed") && out.contains("--accept scrub"), "{out}");
+    assert_eq!(fs::read_to_string(said).unwrap(), "scrub web1");
+    desk.run(&["prune", "web1", "--accept", "scrub", "--reason", "healed"], "").unwrap();
+    assert_eq!(code_of(desk.run_code(&["prune"], "").0), code_of(Ok(ExitCode::SUCCESS)));
+}
+
+#[test]
 fn completions_and_man_pages_come_from_the_same_definitions() {
     let desk = Desk::new();
     for shell in ["bash", "zsh", "fish"] {
@@ -299,6 +347,10 @@ fn help_texts_are_pinned() {
     let mut command = Cli::command().term_width(100);
     command.build();
     insta::assert_snapshot!("help", command.render_long_help());
+    for name in ["retention", "prune", "undelete", "hold", "release", "observe", "report"] {
+        let sub = command.find_subcommand_mut(name).unwrap();
+        insta::assert_snapshot!(format!("help_{name}"), sub.render_long_help());
+    }
     for name in ["init", "enroll", "card", "revoke", "snapshots", "verify", "status", "rebuild", "doctor", "listen"] {
         let sub = command.find_subcommand_mut(name).unwrap();
         insta::assert_snapshot!(format!("help_{name}"), sub.render_long_help());

@@ -1,15 +1,21 @@
 //! The vault that a command works on: found, locked where it writes, its keys and enrolments read.
 
+use crate::cli::Context;
 use crate::config::Config;
 use crate::enrolment::Enrolment;
+use crate::journal::{Journal, Moment};
 use crate::listen;
 use crate::report::{Failure, exit};
+use crate::retention::observe;
+use crate::retention::vault::{Desk, RetentionError, Source};
+use crate::store::directory::Root;
 use crate::store::layout::Layout;
 use rustix::fs::{FlockOperation, flock};
 use shared::card::SshKey;
 use shared::id::{SourceName, VerifyKey};
 use shared::keyfile;
 use shared::signature::SigningKey;
+use shared::wire::Role;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -96,6 +102,23 @@ impl Vault {
         flock(&file, FlockOperation::LockExclusive).map_err(|e| Failure::io("lock", &dir, &e.into()))?;
         vault._lock = Some(file);
         Ok(vault)
+    }
+
+    /// Looks at what is new, as every command does that changes something. A failure is told and stops nothing.
+    pub fn observe(&self, context: &Context<'_>) {
+        if let Err(failure) = self.desk().and_then(|mut desk| Ok(observe::observe(&mut desk)?)) {
+            context.warn(format!("nothing was observed: {}", failure.message));
+        }
+    }
+
+    /// What the commands of retention work on. The vault must be open to change.
+    pub fn desk(&self) -> Result<Desk<'_>, Failure> {
+        let root = Root::open(self.layout.root()).map_err(RetentionError::Store)?;
+        let pushing = self.enrolments()?.into_iter().filter(|one| one.enrolment.role == Role::Push);
+        let sources = pushing.map(|one| Source::new(&root, &one.name, &one.enrolment)).collect();
+        let journal = Journal::open(&self.layout)?;
+        let (layout, config, sink) = (&self.layout, &self.config, self.sink()?);
+        Ok(Desk { layout, config, root, sink, sources, journal, now: Moment::now() })
     }
 
     /// Every enrolment that can be read, and the failures of those that cannot.

@@ -3,6 +3,7 @@
 use super::{Context, table};
 use crate::cli::vault::Vault;
 use crate::config::{Age, Size, iec};
+use crate::journal::Event;
 use crate::ledger::Ledger;
 use crate::report::{Failure, exit};
 use crate::verify::{Finding, Report, SourceReport, VerifyOptions, verify_observed};
@@ -65,6 +66,7 @@ pub fn run(args: &VerifyArgs, context: &mut Context<'_>) -> Result<u8, Failure> 
     let progress = Progress::new(&context.global);
     let report = verify_observed(vault.layout.root(), &options, &SystemClock, &|bytes| progress.read(bytes))?;
     progress.end();
+    note_scrub(&report, context);
     for source in &report.sources {
         remember(&vault, source, began, context);
     }
@@ -103,6 +105,24 @@ fn remember(vault: &Vault, source: &SourceReport, began: i64, context: &Context<
         Ledger::open(&vault.layout.ledger(&name)).and_then(|mut ledger| ledger.mark_verified(&source.verified, began));
     if let Err(e) = noted {
         context.warn(format!("{name}: {e}; what was read is not remembered"));
+    }
+}
+
+/// Notes in the operator's journal what was found: `prune` stops while something is damaged. Where this account may
+/// not write there, only the report tells.
+fn note_scrub(report: &Report, context: &Context<'_>) {
+    let noted = Vault::open_to_change(context.global.root.as_deref()).and_then(|vault| {
+        let mut desk = vault.desk()?;
+        crate::retention::observe::observe(&mut desk)?;
+        for source in &report.sources {
+            let Ok(name) = source.name.parse() else { continue };
+            let now = desk.now.clone();
+            desk.journal.append(&now, Event::Scrubbed(name, source.damage_total))?;
+        }
+        Ok(())
+    });
+    if let Err(failure) = noted {
+        context.warn(format!("the journal does not know of this: {}", failure.message));
     }
 }
 

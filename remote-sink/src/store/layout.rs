@@ -66,6 +66,25 @@ impl Layout {
     pub fn journal(&self) -> PathBuf {
         self.operator().join("journal")
     }
+    /// The entries of the operator's journal.
+    pub fn journal_log(&self) -> PathBuf {
+        self.journal().join("log")
+    }
+    pub fn journal_key(&self) -> PathBuf {
+        self.operator().join("journal.key")
+    }
+    /// What the operator's commands leave for a source's sessions.
+    pub fn published(&self, name: &SourceName) -> PathBuf {
+        self.root.join(published_path(name))
+    }
+    /// Blocks of a source that will be freed.
+    pub fn condemned(&self, name: &SourceName) -> PathBuf {
+        self.source(name).join("condemned")
+    }
+    /// A body in a source's trash.
+    pub fn trashed(&self, name: &SourceName, body: &Digest) -> PathBuf {
+        self.trash(name).join(body.to_string())
+    }
     pub fn ledgers(&self) -> PathBuf {
         self.operator().join("ledger")
     }
@@ -144,6 +163,11 @@ fn create_shelf(room: &Path, shelf: Shelf) -> io::Result<()> {
 /// A source's directory, relative to the root.
 pub fn source_room(name: &SourceName) -> String {
     format!("sources/{name}")
+}
+
+/// What the operator's commands leave for a source's sessions, relative to the root.
+pub fn published_path(name: &SourceName) -> String {
+    format!("{}/published", source_room(name))
 }
 
 /// An owner's directory, relative to the root.

@@ -179,6 +179,10 @@ impl Judge<'_> {
         let body = read_whole(self.judged.store, &Name::Body(head.body), BODY_BYTES_MAX).ok().flatten();
         let body = body.and_then(|bytes| Plain::<Body>::parse(&bytes).ok()).filter(|body| body.digest() == head.body);
         let Some(body) = body else {
+            if self.judged.expired.contains(&snapshot) {
+                self.lacking.remove(&snapshot);
+                return;
+            }
             return self.need(Name::Body(head.body), "the body is missing or damaged", snapshot);
         };
         let mut last = None;

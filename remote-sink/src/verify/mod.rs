@@ -6,6 +6,7 @@ mod chains;
 mod owners;
 
 use crate::enrolment::Enrolment;
+use crate::journal::{Journal, Memory};
 use crate::ledger::{Ledger, read_record};
 use crate::serve::check::verify_any;
 use crate::store::directory::Root;
@@ -18,6 +19,7 @@ use shared::keyfile::{SINK_KEY, read_signing_key};
 use shared::signature::{Object, Plain};
 use shared::sys::Clock;
 use shared::wire::Role;
+use std::collections::HashSet;
 use std::path::Path;
 
 /// Findings that a report lists one by one; beyond, they are counted.
@@ -144,6 +146,8 @@ struct Judged<'a> {
     key: VerifyKey,
     owner: Option<VerifyKey>,
     sink: VerifyKey,
+    /// Snapshots that retention gave up, by the operator's journal.
+    expired: HashSet<(Lineage, u64)>,
     store: &'a Directory,
 }
 
@@ -163,6 +167,7 @@ pub fn verify_observed(
     let vault = Root::open(root)?;
     let sink = sink_key(&layout)?;
     let names = if options.sources.is_empty() { all_sources(&layout)? } else { options.sources.clone() };
+    let journal = Journal::look(&layout).map_err(|e| VerifyError::Vault(e.to_string()))?;
     let mut report = Report::default();
     for name in names {
         let enrolment = Enrolment::read(&layout.enrolment(&name)).map_err(|e| VerifyError::Vault(e.to_string()))?;
@@ -175,6 +180,7 @@ pub fn verify_observed(
             key: *enrolment.card.verify_key(),
             owner: enrolment.card.owner().copied(),
             sink,
+            expired: expired(&journal, &name),
             store: &store,
         };
         let ledger = Ledger::open_read(&layout.ledger(&name)).ok().flatten();
@@ -187,6 +193,11 @@ pub fn verify_observed(
         report.owners = owners::judge(&layout, &vault)?;
     }
     Ok(report)
+}
+
+fn expired(journal: &Memory, name: &SourceName) -> HashSet<(Lineage, u64)> {
+    let gone = journal.source(name).into_iter().flat_map(|source| source.gone.keys());
+    gone.map(|id| (id.lineage, id.sequence)).collect()
 }
 
 fn all_sources(layout: &Layout) -> Result<Vec<SourceName>, VerifyError> {

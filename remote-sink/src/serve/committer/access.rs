@@ -1,6 +1,7 @@
 //! What a connection may see: decided once, from the operator's files, before anything is read from the client.
 
 use crate::enrolment::{Enrolment, Reads};
+use crate::published::Published;
 use crate::serve::channel::{Identity, OWNERS_MAX};
 use crate::store::directory::{Directory, Root};
 use crate::store::layout::{owner_room, source_room};
@@ -27,6 +28,8 @@ pub struct Source<S> {
     pub key: VerifyKey,
     pub owner: Option<VerifyKey>,
     pub card: String,
+    /// What the operator's commands say of it.
+    pub published: Arc<Published>,
     pub store: S,
 }
 
@@ -118,15 +121,18 @@ fn zeroize_text(bytes: Vec<u8>) -> Result<zeroize::Zeroizing<String>, Refused> {
     String::from_utf8(bytes).map(zeroize::Zeroizing::new).map_err(|_| internal("sink.key is not text"))
 }
 
-fn source(root: &Root, name: SourceName, enrolment: &Enrolment) -> Source<Directory> {
-    Source {
-        id: enrolment.card.source_id(),
+fn source(root: &Root, name: SourceName, enrolment: &Enrolment) -> Result<Source<Directory>, Refused> {
+    let id = enrolment.card.source_id();
+    let published = Arc::new(Published::read(root, &name, id).map_err(internal)?);
+    Ok(Source {
+        id,
+        published,
         key: *enrolment.card.verify_key(),
         owner: enrolment.card.owner().copied(),
         card: enrolment.card.to_string(),
         store: root.room(source_room(&name)),
         name,
-    }
+    })
 }
 
 /// A pushing source sees itself; a reader what its enrolment says.
@@ -137,7 +143,7 @@ fn visible(
     staging: &Arc<OwnedFd>,
 ) -> Result<Vec<Source<Directory>>, Refused> {
     if enrolment.role == Role::Push {
-        let own = source(root, name.clone(), enrolment);
+        let own = source(root, name.clone(), enrolment)?;
         return Ok(vec![Source { store: root.writable_room(source_room(name), staging), ..own }]);
     }
     let mut all = Vec::new();
@@ -146,7 +152,7 @@ fn visible(
         if let Some(found) = read_enrolment(root, &other)?
             && found.role == Role::Push
         {
-            all.push(source(root, other, &found));
+            all.push(source(root, other, &found)?);
         }
     }
     let owner = match (&enrolment.reads, enrolment.card.owner()) {

@@ -308,17 +308,19 @@ impl<S: Store> Push<S> {
                 Some(receipt.ok_or_else(|| damaged("the receipt before this one"))?.digest())
             }
         };
+        let published = &session.access.source(&head.source)?.published;
+        let received = session.clock.now();
         let receipt = Receipt {
             source: head.source,
             lineage: head.lineage,
             sink: session.access.identity.sink,
             sequence: head.sequence,
             head: head.digest(),
-            received: session.clock.now(),
+            received,
             previous,
-            journal: None,
+            journal: published.journal,
             archives,
-            keep_until: None,
+            keep_until: published.keep_until(received, head.is_checkpoint()),
         };
         let receipt = sign(receipt, &session.key).map_err(|e| malformed("receipt", e))?;
         session.outbox.shared().account(|account| account.reserve(receipt.as_bytes().len() as u64));

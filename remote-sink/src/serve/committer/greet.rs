@@ -91,7 +91,7 @@ pub fn welcome<S: Store>(
         clock: session.clock.now(),
         quota_left: quota.zip(used).map(|(quota, used)| quota.saturating_sub(used)),
         free: session.free_for_archives()?,
-        journal: None,
+        journal: push.is_some().then(|| session.access.sources.first()?.published.journal).flatten(),
         source: push.is_some().then_some(session.access.identity.source),
         lineage: push.as_ref().map(|(pushing, _)| pushing.lineage),
         newest: push.and_then(|(_, newest)| newest),

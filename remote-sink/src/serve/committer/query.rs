@@ -239,11 +239,16 @@ fn head_item<S: Store>(source: &Source<S>, lineage: &Lineage, sequence: u64) -> 
     let receipt = read_whole(&source.store, &Name::Receipt(*lineage, sequence), RECEIPT_BYTES_MAX);
     let receipt = receipt.map_err(|e| unread("a receipt", &e))?;
     let body = source.store.get(&Name::Body(head.body)).map_err(|e| unread("a body", &e))?;
+    let content = match body {
+        Some(_) => Damage::Present,
+        None if source.published.is_expired(lineage, sequence) => Damage::Expired,
+        None => Damage::Absent,
+    };
     let blob = |_| damaged(what());
     Ok(Some(HeadItem {
         head: Blob::new(bytes).map_err(blob)?,
         receipt: receipt.map(Blob::new).transpose().map_err(blob)?,
-        content: if body.is_some() { Damage::Present } else { Damage::Absent },
+        content,
     }))
 }
 

@@ -24,6 +24,8 @@ fn connect(world: &World, source: &Source, store: &Fake) -> Client {
     let text = std::fs::read_to_string(world.layout.sink_key()).unwrap();
     let identity =
         Identity { source: source.id(), key: source.key.verify_key(), sink: world.sink, owners: List::empty() };
+    let root = Root::open(world.layout.root()).unwrap();
+    let published = Arc::new(crate::published::Published::read(&root, &source.name, source.id()).unwrap());
     let seen = Seen {
         name: source.name.clone(),
         id: source.id(),
@@ -31,8 +33,8 @@ fn connect(world: &World, source: &Source, store: &Fake) -> Client {
         owner: None,
         card: source.card.to_string(),
         store: store.clone(),
+        published,
     };
-    let root = Root::open(world.layout.root()).unwrap();
     let staging = Arc::new(root.open_dir("sources/web1/staging").unwrap());
     let name = source.name.clone();
     let access = Access { name, role: Role::Push, identity, quota: None, sources: vec![seen], owners: BTreeMap::new() };

@@ -1,0 +1,76 @@
+//! `remote-sink observe` and `report`: the operator's journal, fed and read.
+
+use super::{Context, DONE, table};
+use crate::cli::vault::Vault;
+use crate::journal::{Journal, SourceMemory};
+use crate::report::Failure;
+use crate::retention::observe;
+use shared::text::printable;
+
+/// Note in the operator's journal what is new (for cron, every few minutes)
+///
+/// Retention believes a time of receipt only as far as two observations bound it. Every command that changes something
+/// observes too; run this in between, so that the bounds are narrow.
+#[derive(Debug, clap::Args)]
+pub struct ObserveArgs {}
+
+/// Show what the operator's journal knows: rules, holds, removals, alarms
+#[derive(Debug, clap::Args)]
+pub struct ReportArgs {
+    /// Only these sources [default: all]
+    #[arg(value_name = "SOURCE")]
+    pub sources: Vec<String>,
+}
+
+pub fn observe(_args: &ObserveArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
+    let vault = Vault::open_to_change(context.global.root.as_deref())?;
+    let seen = observe::observe(&mut vault.desk()?)?;
+    if context.global.json {
+        context.json(&serde_json::json!({
+            "message_type": "observed", "sources": seen.sources, "new_snapshots": seen.new_heads,
+        }))?;
+    } else {
+        context.remark(format!("{} source(s), {} new snapshot(s)", seen.sources, seen.new_heads))?;
+    }
+    DONE
+}
+
+pub fn report(args: &ReportArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
+    let vault = Vault::open(context.global.root.as_deref())?;
+    let memory = Journal::look(&vault.layout)?;
+    let none = SourceMemory::default();
+    for one in vault.choose(&args.sources)?.iter().filter(|one| one.enrolment.role == shared::wire::Role::Push) {
+        tell(one.name.as_str(), memory.source(&one.name).unwrap_or(&none), context)?;
+    }
+    DONE
+}
+
+fn tell(name: &str, source: &SourceMemory, context: &mut Context<'_>) -> Result<(), Failure> {
+    let heads: u64 = source.chains.values().filter_map(|runs| Some(runs.last()?.last + 1)).sum();
+    let rules = source.rules.clone().unwrap_or_else(|| "keeps everything: no rule is set".into());
+    if context.global.json {
+        let alarm = |(at, what, message): &(i64, String, String)| serde_json::json!({ "at": table::utc(*at), "what": what, "message": message });
+        return context.json(&serde_json::json!({
+            "message_type": "report", "source": name, "snapshots_seen": heads, "rules": rules,
+            "expired": source.gone.len(), "held": source.held.len(),
+            "pruned": source.pruned.and_then(|(at, _)| table::utc(at)),
+            "verified": source.scrubbed.and_then(|(at, ..)| table::utc(at)),
+            "damaged": source.scrubbed.map(|(_, damaged, _)| damaged),
+            "alarms": source.alarms.iter().map(alarm).collect::<Vec<_>>(),
+        }));
+    }
+    context.line(format!(
+        "{name}: {heads} snapshots seen, {} expired, {} held",
+        source.gone.len(),
+        source.held.len()
+    ))?;
+    context.line(format!("  rules     {}", printable(rules.as_bytes(), 500)))?;
+    let when = |at: Option<i64>| at.map_or_else(|| "never".into(), table::local);
+    context.line(format!("  pruned    {}", when(source.pruned.map(|(at, _)| at))))?;
+    let damaged = source.scrubbed.map(|(_, damaged, _)| format!(", {damaged} damaged")).unwrap_or_default();
+    context.line(format!("  verified  {}{damaged}", when(source.scrubbed.map(|(at, ..)| at))))?;
+    for (at, what, message) in source.alarms.iter().rev().take(5) {
+        context.line(format!("  alarm     {}  {what}: {}", table::local(*at), printable(message.as_bytes(), 300)))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! `remote-sink prune`: the rules, then the room. Stops and calls for a person when something is out of the ordinary.
+
+use super::{Context, table};
+use crate::cli::vault::Vault;
+use crate::config::{Hooks, Percent, iec};
+use crate::report::{Failure, exit};
+use crate::retention::brakes::{Alarm, Brake};
+use crate::retention::{self, Options, Outcome, policy};
+use shared::wire::Role;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A hook may run so long when nothing else is configured.
+const HOOK_SECONDS: u64 = 60;
+
+/// Remove what no rule keeps, and give room back
+///
+/// Removed snapshots lie in the trash for the grace (`undelete` brings them back). Blocks that nothing names any more are
+/// condemned by one run and freed by a later one. With -n nothing is changed and the reason is shown for each snapshot.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit codes: 0 done, 11 a session of a source runs (its part was left out), 13 something is damaged, \
+                  20 an alarm stopped it and nothing of that source was changed: look into it, then go on with \
+                  --accept WHAT --reason TEXT."
+)]
+pub struct PruneArgs {
+    /// Only these sources [default: all]
+    #[arg(value_name = "SOURCE")]
+    pub sources: Vec<String>,
+    /// Change nothing; show why each snapshot stays or goes
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Empty the trash and free what is dead at once: nothing can be brought back afterwards
+    #[arg(long)]
+    pub now: bool,
+    /// Stop when a larger share of a source's snapshots would go [default: max-remove in vault.toml, else 50%]
+    #[arg(long, value_name = "SHARE")]
+    pub max_remove: Option<Percent>,
+    /// Go on in spite of this alarm: clock, rollback, scrub, burst, flood, new, shrink, grow, recipients, share
+    #[arg(long, value_name = "WHAT", requires = "reason")]
+    pub accept: Vec<Brake>,
+    /// What was found when the alarm was looked into; noted in the journal
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+}
+
+pub fn run(args: &PruneArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
+    let vault = Vault::open_to_change(context.global.root.as_deref())?;
+    if !args.accept.is_empty() && args.sources.is_empty() {
+        return Err(Failure::new("usage", "--accept needs the SOURCE whose alarm was looked into").exit(exit::USAGE));
+    }
+    let chosen = vault.choose(&args.sources)?;
+    let options = Options {
+        dry_run: args.dry_run,
+        now: args.now,
+        max_remove_percent: args.max_remove.map(Percent::get),
+        accept: args.accept.clone(),
+        reason: args.reason.clone().unwrap_or_default(),
+    };
+    let mut desk = vault.desk()?;
+    let mut code = exit::OK;
+    for one in chosen.iter().filter(|one| one.enrolment.role == Role::Push) {
+        let outcome = retention::prune(&mut desk, &one.name, &options)?;
+        tell(&outcome, args.dry_run, context)?;
+        for alarm in &outcome.alarms {
+            if !args.dry_run {
+                call_hooks(&vault.config.hooks, &outcome, alarm, context);
+            }
+        }
+        let own = match () {
+            () if outcome.is_stopped() => exit::STOPPED,
+            () if outcome.damaged.is_some() || !outcome.given.damaged.is_empty() => exit::DAMAGE,
+            () if outcome.busy && !args.dry_run => exit::BUSY,
+            () => exit::OK,
+        };
+        code = code.max(own);
+    }
+    Ok(code)
+}
+
+fn tell(outcome: &Outcome, dry_run: bool, context: &mut Context<'_>) -> Result<(), Failure> {
+    if context.global.json {
+        return tell_json(outcome, dry_run, context);
+    }
+    let (source, removed) = (&outcome.source, outcome.removed());
+    let kept = outcome.decisions.len() - removed;
+    let next = policy::next_removal(&outcome.decisions).map(|at| format!("   next removable on {}", table::local(at)));
+    let verb = if dry_run { "remove" } else { "removed" };
+    let set = if outcome.rules.rules.is_set() { String::new() } else { " (no rule is set)".into() };
+    if dry_run {
+        context.remark(format!("{source}: {}", outcome.rules.describe()))?;
+        for row in table::columns(&rows(outcome)) {
+            context.remark(format!("  {row}"))?;
+        }
+    }
+    if outcome.is_stopped() {
+        context.line(format!("{source}: STOPPED, nothing changed ({removed} of {} would go)", kept + removed))?;
+    } else if outcome.busy && !dry_run {
+        context
+            .line(format!("{source}: a session runs, nothing changed ({removed} of {} would go)", kept + removed))?;
+    } else {
+        context.remark(format!("{source}: keep {kept}, {verb} {removed}{set}{}", next.unwrap_or_default()))?;
+    }
+    for Alarm { brake, message } in &outcome.alarms {
+        context.line(format!("  alarm {}: {message}", brake.as_str()))?;
+        let accept = format!("remote-sink prune {source} --accept {} --reason TEXT", brake.as_str());
+        context.line(format!("    look into it, then: {accept}"))?;
+    }
+    if !dry_run && !outcome.is_stopped() {
+        let given = &outcome.given;
+        if given.freed_bytes > 0 || given.condemned > 0 {
+            context.remark(format!(
+                "  freed {}: {} archives removed, {} written again; {} hold blocks that a later run frees",
+                iec(given.freed_bytes),
+                given.archives_removed,
+                given.archives_rewritten,
+                given.condemned
+            ))?;
+        }
+    }
+    for path in outcome.damaged.iter().chain(&outcome.given.damaged) {
+        context.line(format!("  damaged: {path}; run: remote-sink verify {source}"))?;
+    }
+    Ok(())
+}
+
+fn rows(outcome: &Outcome) -> Vec<Vec<String>> {
+    let row = |decision: &policy::Decision| {
+        let link = outcome.history.link(&decision.id);
+        let until = decision.removable_at.map(|at| format!("until {}", table::local(at)));
+        vec![
+            link.map_or_else(|| "?".into(), |link| link.head.short()),
+            link.map_or_else(|| "?".into(), |link| table::local(link.snapshot.received)),
+            link.map_or_else(|| "?".into(), |link| link.snapshot.series.short()),
+            if decision.is_kept() { "keep" } else { "REMOVE" }.into(),
+            decision.why(),
+            until.unwrap_or_default(),
+        ]
+    };
+    outcome.decisions.iter().map(row).collect()
+}
+
+fn tell_json(outcome: &Outcome, dry_run: bool, context: &mut Context<'_>) -> Result<(), Failure> {
+    let source = outcome.source.as_str();
+    for decision in &outcome.decisions {
+        let link = outcome.history.link(&decision.id);
+        context.json(&serde_json::json!({
+            "message_type": "decision",
+            "source": source,
+            "id": link.map(|link| link.head.to_string()),
+            "received": link.and_then(|link| table::utc(link.snapshot.received)),
+            "series": link.map(|link| link.snapshot.series.to_string()),
+            "checkpoint": decision.checkpoint,
+            "keep": decision.is_kept(),
+            "reasons": decision.kept.iter().map(|reason| reason.as_str()).collect::<Vec<_>>(),
+            "why": decision.why(),
+            "removable_at": decision.removable_at.and_then(table::utc),
+        }))?;
+    }
+    let alarms = outcome
+        .alarms
+        .iter()
+        .map(|alarm| serde_json::json!({ "what": alarm.brake.as_str(), "message": alarm.message }));
+    let (given, next) = (&outcome.given, policy::next_removal(&outcome.decisions));
+    context.json(&serde_json::json!({
+        "message_type": "pruned",
+        "source": source,
+        "dry_run": dry_run,
+        "stopped": outcome.is_stopped(),
+        "busy": outcome.busy,
+        "kept": outcome.decisions.len() - outcome.removed(),
+        "removed": outcome.removed(),
+        "next_removal": next.and_then(table::utc),
+        "alarms": alarms.collect::<Vec<_>>(),
+        "bytes_freed": given.freed_bytes,
+        "archives_removed": given.archives_removed,
+        "archives_rewritten": given.archives_rewritten,
+        "archives_condemned": given.condemned,
+        "damaged": outcome.damaged.iter().chain(&given.damaged).collect::<Vec<_>>(),
+    }))
+}
+
+/// Runs the alert hooks: argument lists without a shell; what happened stands in the environment.
+fn call_hooks(hooks: &Hooks, outcome: &Outcome, alarm: &Alarm, context: &Context<'_>) {
+    let limit = Duration::from_secs(hooks.timeout.map_or(HOOK_SECONDS, |age| age.seconds()));
+    for argv in &hooks.on_alert {
+        let Some((program, args)) = argv.split_first() else { continue };
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
+        command.env("ALERT", alarm.brake.as_str()).env("SOURCE", outcome.source.as_str());
+        command.env("MESSAGE", &alarm.message);
+        if let Err(e) = call(command, limit) {
+            context.warn(format!("the alert hook {program}: {e}"));
+        }
+    }
+}
+
+fn call(mut command: Command, limit: Duration) -> Result<(), String> {
+    let mut child = command.spawn().map_err(|e| e.to_string())?;
+    let end = Instant::now() + limit;
+    loop {
+        match child.try_wait().map_err(|e| e.to_string())? {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => return Err(status.to_string()),
+            None if Instant::now() >= end => {
+                // Our own child; it may have ended at this very moment.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("it ran longer than {} s and was ended", limit.as_secs()));
+            }
+            None => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}

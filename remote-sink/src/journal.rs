@@ -1,0 +1,298 @@
+//! The operator's own memory: what was seen first when, what was removed and why (docs/format.md, section "Operator's
+//! journal"). Append-only, each entry names the one before it and is signed with a key that no session reads.
+
+use crate::store::layout::Layout;
+use minicbor::{Decode, Encode};
+use rustix::time::{ClockId, clock_gettime};
+use shared::codec::{Blob, FormatError, List, Text};
+use shared::id::{ArchiveNumber, Digest, Lineage, SourceId, SourceName};
+use shared::keyfile::{self, KeyFileError};
+use shared::limits::ARCHIVE_PARTS_MAX;
+use shared::signature::{self, HEADER_BYTES, Object, SIGNATURE_BYTES, SignatureError, Signed, SigningKey, sign};
+use shared::sys::{Clock, SystemClock, durable};
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::path::PathBuf;
+
+mod memory;
+pub use memory::{Gone, Holding, Memory, Seen, SourceMemory};
+
+/// First line of the key's file.
+pub const JOURNAL_KEY: &str = "pawl-journal-key:1";
+/// Sources, snapshots or archives that one entry may list.
+pub const ITEMS_MAX: usize = 2048;
+/// Why something was done or is wrong, in words.
+pub type Words = Text<1024>;
+
+/// What the machine's clocks say at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Moment {
+    /// Seconds since 1970 UTC.
+    #[n(0)]
+    pub wall: i64,
+    /// First 16 bytes of BLAKE3 of the kernel's boot id; empty where there is none.
+    #[n(1)]
+    pub boot: Blob<16>,
+    /// Seconds since that boot, sleep included.
+    #[n(2)]
+    pub up: u64,
+}
+
+impl Moment {
+    pub fn now() -> Self {
+        let boot = std::fs::read("/proc/sys/kernel/random/boot_id").map(|id| Digest::of(&id).as_bytes()[..16].to_vec());
+        let up = u64::try_from(clock_gettime(ClockId::Boottime).tv_sec).unwrap_or(0);
+        let none = || Blob::new(Vec::new()).unwrap_or_else(|_| unreachable!("empty"));
+        Self { wall: SystemClock.now(), boot: boot.ok().and_then(|id| Blob::new(id).ok()).unwrap_or_else(none), up }
+    }
+}
+
+/// New heads of one lineage: all from `first` to `last`; the digest of the last binds those before it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct NewHeads {
+    #[n(0)]
+    pub lineage: Lineage,
+    #[n(1)]
+    pub first: u64,
+    #[n(2)]
+    pub last: u64,
+    #[n(3)]
+    pub newest: Digest,
+}
+
+/// What is new of one source, and what it holds now.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SourceSeen {
+    #[n(0)]
+    pub name: SourceName,
+    #[n(1)]
+    pub source: SourceId,
+    #[n(2)]
+    pub heads: List<NewHeads, 256>,
+    #[n(3)]
+    pub archives: u64,
+    #[n(4)]
+    pub bytes: u64,
+}
+
+/// A snapshot whose body goes to the trash.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct RemovedSnapshot {
+    #[n(0)]
+    pub lineage: Lineage,
+    #[n(1)]
+    pub sequence: u64,
+    #[n(2)]
+    pub head: Digest,
+    #[n(3)]
+    pub body: Digest,
+    #[n(4)]
+    pub why: Words,
+}
+
+/// An archive that is removed (no bit set) or written again without its dead blocks.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct FreedArchive {
+    #[n(0)]
+    pub lineage: Lineage,
+    #[n(1)]
+    pub number: ArchiveNumber,
+    /// Parts that stay, lowest bit first; empty = the archive goes.
+    #[n(2)]
+    pub present: Blob<{ ARCHIVE_PARTS_MAX / 8 }>,
+}
+
+/// What happened. Entries of removal are written before the removal.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Event {
+    #[n(0)]
+    Observed(#[n(0)] List<SourceSeen, 256>),
+    /// The rules in force for a source changed.
+    #[n(1)]
+    Policy(#[n(0)] SourceName, #[n(1)] Words, #[n(2)] u64),
+    #[n(2)]
+    Removed(#[n(0)] SourceName, #[n(1)] List<RemovedSnapshot, ITEMS_MAX>),
+    /// Bodies that leave the trash for good.
+    #[n(3)]
+    Purged(#[n(0)] SourceName, #[n(1)] List<Digest, ITEMS_MAX>),
+    /// Digest of the list of condemned blocks, and how many archives it names.
+    #[n(4)]
+    Condemned(#[n(0)] SourceName, #[n(1)] Digest, #[n(2)] u64),
+    #[n(5)]
+    Freed(#[n(0)] SourceName, #[n(1)] List<FreedArchive, ITEMS_MAX>),
+    #[n(6)]
+    Held(#[n(0)] SourceName, #[n(1)] Lineage, #[n(2)] u64, #[n(3)] Words),
+    #[n(7)]
+    Released(#[n(0)] SourceName, #[n(1)] Lineage, #[n(2)] u64, #[n(3)] Words),
+    #[n(8)]
+    Undeleted(#[n(0)] SourceName, #[n(1)] Digest),
+    #[n(9)]
+    Alarm(#[n(0)] SourceName, #[n(1)] Words, #[n(2)] Words),
+    #[n(10)]
+    Accepted(#[n(0)] SourceName, #[n(1)] Words, #[n(2)] Words),
+    /// A run came to its end: snapshots kept, removed, bytes freed.
+    #[n(11)]
+    Pruned(#[n(0)] SourceName, #[n(1)] u64, #[n(2)] u64, #[n(3)] u64),
+    /// `verify` read a source: damaged objects.
+    #[n(12)]
+    Scrubbed(#[n(0)] SourceName, #[n(1)] u64),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Entry {
+    #[n(0)]
+    pub number: u64,
+    #[n(1)]
+    pub previous: Option<Digest>,
+    #[n(2)]
+    pub at: Moment,
+    #[n(3)]
+    pub event: Event,
+}
+
+impl Object for Entry {
+    const KIND: u8 = b'J';
+    const BYTES_MAX: usize = 4 << 20;
+    const NAME: &'static str = "journal entry";
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    #[error("cannot {what} {path}: {error}")]
+    Io { what: &'static str, path: PathBuf, error: io::Error },
+    #[error("{path}: {error}")]
+    Key { path: PathBuf, error: KeyFileError },
+    #[error("{path}: there is a journal and no key to go on with it")]
+    NoKey { path: PathBuf },
+    #[error("entry {number} of the operator's journal: {why}")]
+    Entry { number: u64, why: String },
+}
+
+impl From<FormatError> for JournalError {
+    fn from(error: FormatError) -> Self {
+        Self::Entry { number: 0, why: error.to_string() }
+    }
+}
+
+/// The journal, open for the one operator's command that holds the operator's lock.
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    key: SigningKey,
+    pub memory: Memory,
+}
+
+fn io_error(what: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> JournalError {
+    let path = path.to_owned();
+    move |error| JournalError::Io { what, path, error }
+}
+
+fn read_key(layout: &Layout) -> Result<Option<SigningKey>, JournalError> {
+    let path = layout.journal_key();
+    let text = match std::fs::read_to_string(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => zeroize::Zeroizing::new(text.map_err(io_error("read", &path))?),
+    };
+    keyfile::read_signing_key(JOURNAL_KEY, &text).map(Some).map_err(|error| JournalError::Key { path, error })
+}
+
+impl Journal {
+    /// Reads and checks all entries; makes key and file where there is neither.
+    pub fn open(layout: &Layout) -> Result<Self, JournalError> {
+        let path = layout.journal_log();
+        let exists = path.try_exists().map_err(io_error("find", &path))?;
+        let key = match read_key(layout)? {
+            Some(key) => key,
+            None if exists => return Err(JournalError::NoKey { path: layout.journal_key() }),
+            None => {
+                let (key, path) = (SigningKey::random(), layout.journal_key());
+                durable::create_new(&path, keyfile::write(JOURNAL_KEY, &key.seed()).as_bytes(), durable::PRIVATE)
+                    .map_err(io_error("write", &path))?;
+                key
+            }
+        };
+        if !exists {
+            durable::create_new(&path, b"", durable::PRIVATE).map_err(io_error("create", &path))?;
+        }
+        let (memory, whole) = read_log(layout, &key)?;
+        let file = File::options().append(true).open(&path).map_err(io_error("open", &path))?;
+        let length = file.metadata().map_err(io_error("look at", &path))?.len();
+        if length > whole {
+            // A crash cut the last entry: nothing was done that it would have told of.
+            file.set_len(whole).and_then(|()| file.sync_all()).map_err(io_error("repair", &path))?;
+        }
+        Ok(Self { path, file, key, memory })
+    }
+
+    /// What the journal says, for a command that only looks. A vault without one has an empty memory.
+    pub fn look(layout: &Layout) -> Result<Memory, JournalError> {
+        match read_key(layout)? {
+            Some(key) => Ok(read_log(layout, &key)?.0),
+            None => Ok(Memory::default()),
+        }
+    }
+
+    /// write(O_APPEND) · fsync: after this the entry is there for good; a crash within leaves a cut entry, which the
+    /// next opening takes off.
+    pub fn append(&mut self, at: &Moment, event: Event) -> Result<Digest, JournalError> {
+        let entry = Entry { number: self.memory.entries, previous: self.memory.last, at: at.clone(), event };
+        let entry = sign(entry, &self.key)?;
+        let path = self.path.clone();
+        self.file.write_all(entry.as_bytes()).and_then(|()| self.file.sync_all()).map_err(io_error("write", &path))?;
+        let digest = entry.digest();
+        self.memory.take(digest, entry.into_value());
+        Ok(digest)
+    }
+}
+
+/// All whole entries, and where the last of them ends.
+fn read_log(layout: &Layout, key: &SigningKey) -> Result<(Memory, u64), JournalError> {
+    let (path, key) = (layout.journal_log(), key.verify_key());
+    let mut memory = Memory::default();
+    let mut whole = 0;
+    let mut file = match File::open(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((memory, 0)),
+        file => BufReader::with_capacity(1 << 16, file.map_err(io_error("open", &path))?),
+    };
+    loop {
+        let number = memory.entries;
+        let wrong = |why: String| JournalError::Entry { number, why };
+        let mut bytes = vec![0; HEADER_BYTES];
+        if !fill(&mut file, &mut bytes).map_err(io_error("read", &path))? {
+            return Ok((memory, whole));
+        }
+        let length = match signature::peek(&bytes) {
+            Some((kind, length)) if kind == Entry::KIND && length <= Entry::BYTES_MAX => length,
+            _ => return Err(wrong("it does not begin like one".into())),
+        };
+        bytes.resize(HEADER_BYTES + length + SIGNATURE_BYTES, 0);
+        if !fill(&mut file, &mut bytes[HEADER_BYTES..]).map_err(io_error("read", &path))? {
+            return Ok((memory, whole));
+        }
+        whole += bytes.len() as u64;
+        let entry = Signed::<Entry>::parse(&bytes).map_err(|e| wrong(e.to_string()))?;
+        let entry = entry.verify(&key).map_err(|e: SignatureError| wrong(e.to_string()))?;
+        if (entry.number, entry.previous) != (memory.entries, memory.last) {
+            return Err(wrong("it does not follow the one before it".into()));
+        }
+        let digest = entry.digest();
+        memory.take(digest, entry.into_value());
+    }
+}
+
+/// Fills the buffer; `false` if the file ends before that.
+fn fill(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
+    match file.read_exact(buffer) {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        other => other.map(|()| true),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,267 @@
+//! Brakes: what makes `prune` stop and call for a person instead of expiring. Each is judged on what the journal and
+//! the objects say, never on a time or a number that a source or a session made up.
+
+use crate::config::Alerts;
+use crate::journal::{Memory, SourceMemory};
+use crate::retention::history::{History, Link, Place};
+use crate::retention::policy::Decision;
+use shared::id::{ArchiveNumber, Digest, Lineage, Series};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+const DAY: i64 = 86_400;
+/// Heads within a day that never are a burst.
+const BURST_MIN: u64 = 30;
+/// Bytes within a day that never are a flood.
+const FLOOD_MIN: u64 = 1 << 30;
+/// Blocks below which a snapshot is too small to judge.
+const BLOCKS_MIN: u64 = 16;
+/// Share of new blocks that is "nearly everything".
+const NEW_PERCENT: u64 = 90;
+/// Snapshots before one that make its measure.
+const MEASURE: usize = 7;
+/// Newest share of the median that is no collapse.
+const SHRINK_PERCENT: u64 = 50;
+
+/// What can stop a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Brake {
+    Clock,
+    Rollback,
+    Scrub,
+    Burst,
+    Flood,
+    New,
+    Shrink,
+    Grow,
+    Recipients,
+    Share,
+}
+
+impl Brake {
+    pub const ALL: [Self; 10] = [
+        Self::Clock,
+        Self::Rollback,
+        Self::Scrub,
+        Self::Burst,
+        Self::Flood,
+        Self::New,
+        Self::Shrink,
+        Self::Grow,
+        Self::Recipients,
+        Self::Share,
+    ];
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Clock => "clock",
+            Self::Rollback => "rollback",
+            Self::Scrub => "scrub",
+            Self::Burst => "burst",
+            Self::Flood => "flood",
+            Self::New => "new",
+            Self::Shrink => "shrink",
+            Self::Grow => "grow",
+            Self::Recipients => "recipients",
+            Self::Share => "share",
+        }
+    }
+}
+
+impl std::str::FromStr for Brake {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = || Self::ALL.map(Self::as_str).join(", ");
+        Self::ALL.into_iter().find(|brake| brake.as_str() == text).ok_or_else(|| format!("one of {}", all()))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alarm {
+    pub brake: Brake,
+    pub message: String,
+}
+
+/// What the pages of a snapshot say: how many blocks of which archives.
+pub type Weight = BTreeMap<(Lineage, ArchiveNumber), u64>;
+
+/// Everything that the brakes look at.
+pub struct Facts<'a> {
+    pub memory: &'a Memory,
+    pub source: &'a SourceMemory,
+    pub history: &'a History,
+    /// Of the newest snapshots of each series.
+    pub weights: HashMap<Digest, Weight>,
+    /// Recipients of those snapshots' sessions, by head.
+    pub recipients: HashMap<Digest, BTreeSet<Digest>>,
+    pub alerts: &'a Alerts,
+    pub decisions: &'a [Decision],
+    pub max_remove_percent: u32,
+}
+
+fn median(mut values: Vec<u64>) -> u64 {
+    values.sort_unstable();
+    values.get(values.len() / 2).copied().unwrap_or(0)
+}
+
+impl Facts<'_> {
+    /// The entry up to which an earlier run, or the operator, has looked: what was first seen later is judged. Entries
+    /// count, not times: a session may lie about when something came, not about when the observer saw it first.
+    fn looked(&self, brake: Brake) -> Option<u64> {
+        self.accepted(brake).max(self.source.pruned.map(|(_, entry)| entry))
+    }
+
+    fn accepted(&self, brake: Brake) -> Option<u64> {
+        self.source.accepted.get(brake.as_str()).map(|(_, entry)| *entry)
+    }
+
+    /// Everything that is wrong.
+    pub fn judge(&self) -> Vec<Alarm> {
+        let mut alarms = Vec::new();
+        let mut raise = |brake, message: Option<String>| alarms.extend(message.map(|message| Alarm { brake, message }));
+        raise(Brake::Clock, self.clock());
+        raise(Brake::Rollback, self.rollback());
+        raise(Brake::Scrub, self.scrub());
+        raise(Brake::Burst, self.burst());
+        raise(Brake::Flood, self.flood());
+        for series in self.history.by_series().values() {
+            let whole: Vec<&Link> = series.iter().copied().filter(|link| !link.snapshot.checkpoint).collect();
+            for (brake, message) in self.series(&whole) {
+                raise(brake, Some(message));
+            }
+        }
+        raise(Brake::Share, self.share());
+        alarms
+    }
+
+    fn clock(&self) -> Option<String> {
+        let (number, what) = self.memory.jump.as_ref()?;
+        (self.accepted(Brake::Clock) < Some(*number)).then(|| what.clone())
+    }
+
+    /// Heads are never removed, and receipts bind entries of the journal: what is missing was rolled back.
+    fn rollback(&self) -> Option<String> {
+        let accepted = self.accepted(Brake::Rollback);
+        let lost = self.history.lost.iter().filter(|(_, entry)| Some(*entry) > accepted).count();
+        if lost > 0 {
+            return Some(format!("{lost} heads that were here are missing or not what they were"));
+        }
+        let unknown = |link: &&Link| {
+            Some(link.entry) > accepted && link.journal.is_some_and(|digest| !self.memory.digests.contains(&digest))
+        };
+        let count = self.history.links.iter().filter(unknown).count();
+        if count > 0 {
+            return Some(format!("{count} receipts bind journal entries that the journal does not have"));
+        }
+        let explained = |link: &&Link| !self.source.gone.contains_key(&link.snapshot.id);
+        let missing = |link: &&Link| link.place == Place::Nowhere && Some(link.entry) > accepted;
+        let count = self.history.links.iter().filter(missing).filter(explained).count();
+        (count > 0).then(|| format!("{count} bodies are missing and the journal does not say why"))
+    }
+
+    fn scrub(&self) -> Option<String> {
+        let (_, damaged, entry) = self.source.scrubbed?;
+        (damaged > 0 && Some(entry) > self.accepted(Brake::Scrub))
+            .then(|| format!("the last verify found {damaged} damaged objects"))
+    }
+
+    fn burst(&self) -> Option<String> {
+        let mut times: Vec<(i64, u64)> =
+            self.history.links.iter().map(|link| (link.snapshot.received, link.entry)).collect();
+        times.sort_unstable();
+        let looked = self.looked(Brake::Burst);
+        let mut days: BTreeMap<i64, u64> = BTreeMap::new();
+        let mut start = 0;
+        for (at, (time, entry)) in times.iter().enumerate() {
+            while times[start].0 <= time.saturating_sub(DAY) {
+                start += 1;
+            }
+            let count = (at - start + 1) as u64;
+            let earlier = days.range(..time.div_euclid(DAY) - 1).rev().take(30).map(|(_, count)| *count).collect();
+            let most = BURST_MIN.max(4 * median(earlier));
+            if Some(*entry) > looked && count > most {
+                return Some(format!("{count} snapshots within a day where {most} are the most that is usual"));
+            }
+            *days.entry(time.div_euclid(DAY)).or_default() += 1;
+        }
+        None
+    }
+
+    fn flood(&self) -> Option<String> {
+        let looked = self.looked(Brake::Flood);
+        let growth = &self.source.growth;
+        let mut days: BTreeMap<i64, u64> = BTreeMap::new();
+        let mut last = 0;
+        for held in growth {
+            let before = growth.partition_point(|then| then.at <= held.at.saturating_sub(DAY));
+            let base = before.checked_sub(1).and_then(|at| growth.get(at)).map_or(0, |then| then.bytes);
+            let added = held.bytes.saturating_sub(base);
+            let day = held.at.div_euclid(DAY);
+            let earlier: Vec<u64> = days.range(..day - 1).rev().take(30).map(|(_, bytes)| *bytes).collect();
+            let known = earlier.len() >= MEASURE;
+            let most = FLOOD_MIN.max(8 * median(earlier));
+            if Some(held.entry) > looked && known && added > most && added > base / 4 {
+                return Some(format!("{added} bytes came within a day where {most} are the most that is usual"));
+            }
+            *days.entry(day).or_default() += held.bytes.saturating_sub(last);
+            last = held.bytes;
+        }
+        None
+    }
+
+    /// Each snapshot of a series that came since the last run, against those before it.
+    fn series(&self, whole: &[&Link]) -> Vec<(Brake, String)> {
+        let mut found = Vec::new();
+        for (at, link) in whole.iter().enumerate() {
+            let name = link.head.short();
+            let Some(weight) = self.weights.get(&link.head) else { continue };
+            let before: Vec<&Weight> =
+                whole[..at].iter().rev().filter_map(|link| self.weights.get(&link.head)).take(MEASURE).collect();
+            let entry = Some(link.entry);
+            if before.len() >= 3 {
+                let blocks: u64 = weight.values().sum();
+                let usual = median(before.iter().map(|weight| weight.values().sum()).collect());
+                let shrink = self.alerts.shrink.map_or(SHRINK_PERCENT, |percent| u64::from(percent.get()));
+                let judged = usual >= BLOCKS_MIN;
+                if judged && entry > self.looked(Brake::Shrink) && blocks * 100 < usual * shrink {
+                    found.push((Brake::Shrink, format!("snapshot {name} has {blocks} blocks where {usual} are usual")));
+                }
+                let grow = self.alerts.grow.map(|percent| u64::from(percent.get()));
+                if judged && entry > self.looked(Brake::Grow) && grow.is_some_and(|grow| blocks * 100 > usual * grow) {
+                    found.push((Brake::Grow, format!("snapshot {name} has {blocks} blocks where {usual} are usual")));
+                }
+                let new: u64 = weight.iter().filter(|(place, _)| !before[0].contains_key(place)).map(|(_, n)| n).sum();
+                if blocks >= BLOCKS_MIN && entry > self.looked(Brake::New) && new * 100 >= blocks * NEW_PERCENT {
+                    found.push((
+                        Brake::New,
+                        format!("nearly everything in snapshot {name} is new: {new} of {blocks} blocks"),
+                    ));
+                }
+            }
+            let earlier = whole[..at].iter().rev().find_map(|link| self.recipients.get(&link.head));
+            if let (Some(now), Some(earlier)) = (self.recipients.get(&link.head), earlier)
+                && entry > self.looked(Brake::Recipients)
+                && now != earlier
+            {
+                found.push((Brake::Recipients, format!("snapshot {name} is sealed to other recipients than before")));
+            }
+        }
+        found.dedup_by_key(|(brake, _)| *brake);
+        found
+    }
+
+    fn share(&self) -> Option<String> {
+        let all = self.decisions.len() as u64;
+        let going = self.decisions.iter().filter(|decision| !decision.is_kept()).count() as u64;
+        let most = u64::from(self.max_remove_percent);
+        (going * 100 > all * most).then(|| format!("{going} of {all} snapshots would go, more than max-remove {most}%"))
+    }
+}
+
+/// Snapshots whose pages the brakes want to see: the newest of each series.
+pub fn wanted(history: &History) -> Vec<&Link> {
+    let newest = |links: &Vec<&'_ Link>| -> Vec<usize> {
+        let whole = links.iter().enumerate().filter(|(_, link)| !link.snapshot.checkpoint && link.place == Place::Here);
+        whole.map(|(at, _)| at).rev().take(2 * MEASURE + 2).collect()
+    };
+    let series: BTreeMap<Series, Vec<&Link>> = history.by_series();
+    series.values().flat_map(|links| newest(links).into_iter().map(|at| links[at]).collect::<Vec<_>>()).collect()
+}

@@ -1,0 +1,241 @@
+//! Retention: what the operator lets go, and the room that it gives back (docs/retention.md). The conductor: it alone
+//! names the stages and their order. Reached from the operator's commands alone, never from a session.
+//!
+//! `observe` → history (heads with times that can be believed) → policy (kept, with reasons) → brakes → trash →
+//! reach → condemn → free.
+
+pub mod brakes;
+pub mod condemned;
+pub mod history;
+pub mod observe;
+pub mod policy;
+pub mod reach;
+pub mod rules;
+mod space;
+mod sweep;
+pub mod vault;
+
+use crate::journal::{Event, ITEMS_MAX, RemovedSnapshot, SourceMemory, Words};
+use crate::ledger;
+use crate::store::layout::Layout;
+use crate::store::{Name, read_whole};
+use brakes::{Alarm, Brake, Facts};
+use history::{History, Link, Place};
+use policy::Decision;
+use rules::InForce;
+use rustix::fs::{FlockOperation, flock};
+use shared::codec::List;
+use shared::format::Envelope;
+use shared::id::{Digest, SourceName};
+use shared::limits::ENVELOPE_BYTES_MAX;
+use shared::signature::Signed;
+pub use space::Given;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs::File;
+use sweep::Step;
+use vault::{Desk, RetentionError, Source, io_error};
+
+/// How a run goes on.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    pub dry_run: bool,
+    /// Empties the trash and frees what is dead without waiting.
+    pub now: bool,
+    pub max_remove_percent: Option<u32>,
+    /// Alarms that the operator has looked into, and what was found.
+    pub accept: Vec<Brake>,
+    pub reason: String,
+}
+
+/// What a run did with one source, or would do.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    pub source: SourceName,
+    pub rules: InForce,
+    pub history: History,
+    pub decisions: Vec<Decision>,
+    pub alarms: Vec<Alarm>,
+    /// A session runs: nothing was changed.
+    pub busy: bool,
+    pub given: Given,
+    /// Blocks cannot be freed while something is damaged.
+    pub damaged: Option<String>,
+}
+
+impl Outcome {
+    /// Alarms stopped it.
+    pub fn is_stopped(&self) -> bool {
+        !self.alarms.is_empty()
+    }
+    pub fn removed(&self) -> usize {
+        self.decisions.iter().filter(|decision| !decision.is_kept()).count()
+    }
+}
+
+/// The source's lock, as a pushing session takes it; `None` while one runs.
+fn lock(layout: &Layout, name: &SourceName) -> Result<Option<File>, RetentionError> {
+    let path = layout.lock(name);
+    let file = File::open(&path).map_err(io_error("open", &path))?;
+    Ok(flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(file))
+}
+
+/// Prunes one source.
+pub fn prune(desk: &mut Desk, name: &SourceName, options: &Options) -> Result<Outcome, RetentionError> {
+    prune_stepwise(desk, name, options, &|_| Ok(()))
+}
+
+fn prune_stepwise(
+    desk: &mut Desk,
+    name: &SourceName,
+    options: &Options,
+    step: Step,
+) -> Result<Outcome, RetentionError> {
+    observe::observe(desk)?;
+    let source = desk.source(name).cloned().ok_or_else(|| RetentionError::NoSuch(name.to_string()))?;
+    for brake in options.accept.iter().filter(|_| !options.dry_run) {
+        let (what, why) = (Words::truncated(brake.as_str()), Words::truncated(&options.reason));
+        desk.journal.append(&desk.now, Event::Accepted(name.clone(), what, why))?;
+    }
+    let held = lock(desk.layout, name)?;
+    let mut outcome = judge(desk, &source, options)?;
+    outcome.busy = held.is_none();
+    for alarm in outcome.alarms.iter().filter(|_| !options.dry_run) {
+        let (what, message) = (Words::truncated(alarm.brake.as_str()), Words::truncated(&alarm.message));
+        desk.journal.append(&desk.now, Event::Alarm(name.clone(), what, message))?;
+    }
+    if options.dry_run || outcome.busy || outcome.is_stopped() {
+        return Ok(outcome);
+    }
+    remove(desk, &source, &outcome, step)?;
+    match space::give_back(desk, &source, &outcome.history, options.now, step) {
+        Ok(given) => outcome.given = given,
+        Err(RetentionError::Damaged { path, .. }) => outcome.damaged = Some(path),
+        Err(e) => return Err(e),
+    }
+    let (kept, removed) = ((outcome.decisions.len() - outcome.removed()) as u64, outcome.removed() as u64);
+    let freed = outcome.given.freed_bytes;
+    desk.journal.append(&desk.now, Event::Pruned(name.clone(), kept, removed, freed))?;
+    observe::publish(desk)?;
+    if removed > 0 || freed > 0 {
+        ledger::rebuild_held(desk.layout.root(), name, &source.key)?;
+    }
+    Ok(outcome)
+}
+
+/// What the rules and the brakes say.
+fn judge(desk: &Desk, source: &Source, options: &Options) -> Result<Outcome, RetentionError> {
+    let history = history::read(desk, source)?;
+    let rules = InForce::of(desk.config, &source.name);
+    let decisions = policy::decide(&rules.rules, &history.present(), desk.now.wall);
+    let none = SourceMemory::default();
+    let (weights, recipients) = weigh(source, &history)?;
+    let facts = Facts {
+        memory: &desk.journal.memory,
+        source: desk.journal.memory.source(&source.name).unwrap_or(&none),
+        history: &history,
+        weights,
+        recipients,
+        alerts: &desk.config.alerts,
+        decisions: &decisions,
+        max_remove_percent: options.max_remove_percent.unwrap_or(rules.max_remove_percent),
+    };
+    let mut alarms = facts.judge();
+    alarms.retain(|alarm| !options.accept.contains(&alarm.brake));
+    let source = source.name.clone();
+    Ok(Outcome { source, rules, history, decisions, alarms, busy: false, given: Given::default(), damaged: None })
+}
+
+type Weights = (HashMap<Digest, brakes::Weight>, HashMap<Digest, BTreeSet<Digest>>);
+
+/// Blocks and recipients of the snapshots that the brakes look at. What cannot be read is left out: `verify` names it.
+fn weigh(source: &Source, history: &History) -> Result<Weights, RetentionError> {
+    let (mut weights, mut recipients) = (HashMap::new(), HashMap::new());
+    for link in brakes::wanted(history) {
+        let named =
+            reach::read_body(source, &link.body).and_then(|body| reach::read_pages(source, &body, &HashSet::new()));
+        match named {
+            Ok(pages) => {
+                let mut blocks = reach::Named::new();
+                pages.iter().for_each(|page| reach::add_page(&mut blocks, page));
+                weights.insert(link.head, blocks.into_iter().map(|(place, bits)| (place, bits.count())).collect());
+            }
+            Err(RetentionError::Damaged { .. }) => {}
+            Err(e) => return Err(e),
+        }
+        let envelope = read_whole(&source.store, &Name::Envelope(link.session), ENVELOPE_BYTES_MAX).ok().flatten();
+        let envelope = envelope.and_then(|bytes| Signed::<Envelope>::parse(&bytes).ok()?.verify(&source.key).ok());
+        if let Some(envelope) = envelope {
+            recipients.insert(link.head, envelope.recipients.iter().map(|wrap| wrap.recipient).collect());
+        }
+    }
+    Ok((weights, recipients))
+}
+
+/// Moves the bodies of what goes to the trash. First the journal, then what sessions say, then the bodies: whatever is
+/// missing was explained before it went.
+fn remove(desk: &mut Desk, source: &Source, outcome: &Outcome, step: Step) -> Result<(), RetentionError> {
+    let link = |decision: &Decision| outcome.history.link(&decision.id);
+    let kept: HashSet<Digest> =
+        outcome.decisions.iter().filter(|d| d.is_kept()).filter_map(link).map(|link| link.body).collect();
+    let going: Vec<(&Decision, &Link)> =
+        outcome.decisions.iter().filter(|d| !d.is_kept()).filter_map(|d| Some((d, link(d)?))).collect();
+    for chunk in going.chunks(ITEMS_MAX) {
+        let removed =
+            chunk.iter().filter(|(_, link)| !kept.contains(&link.body)).map(|(decision, link)| RemovedSnapshot {
+                lineage: decision.id.lineage,
+                sequence: decision.id.sequence,
+                head: link.head,
+                body: link.body,
+                why: Words::truncated(&decision.why()),
+            });
+        let removed: Vec<_> = removed.collect();
+        if !removed.is_empty() {
+            desk.journal.append(&desk.now, Event::Removed(source.name.clone(), List::new(removed)?))?;
+        }
+    }
+    observe::publish(desk)?;
+    let sweeper = sweep::Sweeper { layout: desk.layout, source, step };
+    for body in going.iter().map(|(_, link)| link.body).filter(|body| !kept.contains(body)).collect::<HashSet<_>>() {
+        sweeper.to_trash(&body)?;
+    }
+    Ok(())
+}
+
+/// Brings a snapshot back from the trash, and holds it: the rules would remove it again.
+pub fn undelete(desk: &mut Desk, name: &SourceName, prefix: &str) -> Result<Link, RetentionError> {
+    observe::observe(desk)?;
+    let source = desk.source(name).cloned().ok_or_else(|| RetentionError::NoSuch(name.to_string()))?;
+    let Some(_held) = lock(desk.layout, name)? else { return Err(RetentionError::Busy(name.clone())) };
+    let link = history::read(desk, &source)?.find(prefix)?.clone();
+    if link.place != Place::Trash {
+        return Err(RetentionError::NotInTrash(prefix.into()));
+    }
+    let id = link.snapshot.id;
+    let why = Words::truncated("brought back from the trash");
+    desk.journal.append(&desk.now, Event::Held(name.clone(), id.lineage, id.sequence, why))?;
+    sweep::Sweeper { layout: desk.layout, source: &source, step: &|_| Ok(()) }.from_trash(&link.body)?;
+    desk.journal.append(&desk.now, Event::Undeleted(name.clone(), link.body))?;
+    observe::publish(desk)?;
+    ledger::rebuild_held(desk.layout.root(), name, &source.key)?;
+    Ok(link)
+}
+
+/// Holds a snapshot against every rule, or lets the rules decide again.
+pub fn hold(
+    desk: &mut Desk,
+    name: &SourceName,
+    prefix: &str,
+    hold: bool,
+    reason: &str,
+) -> Result<Link, RetentionError> {
+    observe::observe(desk)?;
+    let source = desk.source(name).cloned().ok_or_else(|| RetentionError::NoSuch(name.to_string()))?;
+    let link = history::read(desk, &source)?.find(prefix)?.clone();
+    let (id, why) = (link.snapshot.id, Words::truncated(reason));
+    let event = if hold { Event::Held } else { Event::Released };
+    desk.journal.append(&desk.now, event(name.clone(), id.lineage, id.sequence, why))?;
+    Ok(link)
+}
+
+#[cfg(test)]
+mod tests;

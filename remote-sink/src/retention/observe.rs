@@ -1,0 +1,166 @@
+//! The observer: notes in the journal what is new since the last look, and tells sessions what is promised. Run every
+//! few minutes, and by every command that changes something; so a time of receipt can be believed as far as two
+//! observations bound it.
+
+use crate::journal::{Event, NewHeads, SourceSeen, Words};
+use crate::published::{Expired, Published, runs};
+use crate::retention::rules::InForce;
+use crate::retention::vault::{Desk, RetentionError, Source, io_error};
+use crate::store::{Entry, Name, Shelf, Store, Stored, read_whole};
+use shared::codec::List;
+use shared::format::Head;
+use shared::id::{Digest, Lineage};
+use shared::limits::HEAD_BYTES_MAX;
+use shared::signature::{Plain, Signed, Verified};
+use shared::sys::durable;
+use std::collections::BTreeMap;
+
+/// An observation without anything new is noted when the last one is so old.
+const TICK_SECONDS: i64 = 3600;
+
+/// What one look found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Observed {
+    pub sources: u64,
+    pub new_heads: u64,
+}
+
+/// A head whose signature and name fit.
+pub fn read_head(source: &Source, lineage: Lineage, sequence: u64) -> Result<Option<Verified<Head>>, RetentionError> {
+    let bytes = match read_whole(&source.store, &Name::Head(lineage, sequence), HEAD_BYTES_MAX) {
+        Err(e) if e.is_damage() => return Ok(None),
+        bytes => bytes?,
+    };
+    let head = bytes.and_then(|bytes| Signed::<Head>::parse(&bytes).ok()?.verify(&source.key).ok());
+    Ok(head.filter(|head| (head.source, head.lineage, head.sequence) == (source.id, lineage, sequence)))
+}
+
+/// Newest sequence number on the shelf, of each lineage.
+pub fn newest_on_shelf(source: &Source) -> Result<BTreeMap<Lineage, u64>, RetentionError> {
+    let mut newest: BTreeMap<Lineage, u64> = BTreeMap::new();
+    source.store.list(Shelf::Heads, &mut |entry| {
+        if let Entry::Object(Name::Head(lineage, sequence)) = entry {
+            let known = newest.entry(lineage).or_insert(sequence);
+            *known = sequence.max(*known);
+        }
+    })?;
+    Ok(newest)
+}
+
+/// Archives and their bytes.
+pub fn holdings(source: &Source) -> Result<(u64, u64), RetentionError> {
+    let mut names = Vec::new();
+    source.store.list(Shelf::Archives, &mut |entry| {
+        if let Entry::Object(name) = entry {
+            names.push(name);
+        }
+    })?;
+    let mut bytes = 0u64;
+    for name in &names {
+        bytes = bytes.saturating_add(source.store.get(name)?.map_or(0, |stored| stored.bytes()));
+    }
+    Ok((names.len() as u64, bytes))
+}
+
+/// Heads behind the newest that was seen, as far as they follow one another.
+fn new_heads(desk: &Desk, source: &Source) -> Result<Vec<NewHeads>, RetentionError> {
+    let memory = desk.journal.memory.source(&source.name);
+    let mut found = Vec::new();
+    for (lineage, newest) in newest_on_shelf(source)?.into_iter().take(256) {
+        let known = memory.and_then(|memory| memory.newest(&lineage));
+        let (first, mut before) = known.map_or((0, None), |seen| (seen.last.saturating_add(1), Some(seen.newest)));
+        let mut last: Option<(u64, Digest)> = None;
+        for sequence in first..=newest {
+            let Some(head) = read_head(source, lineage, sequence)? else { break };
+            if head.previous != before {
+                break;
+            }
+            before = Some(head.digest());
+            last = Some((sequence, head.digest()));
+        }
+        if let Some((last, newest)) = last {
+            found.push(NewHeads { lineage, first, last, newest });
+        }
+    }
+    Ok(found)
+}
+
+/// Looks at all sources.
+pub fn observe(desk: &mut Desk) -> Result<Observed, RetentionError> {
+    let mut result = Observed { sources: desk.sources.len() as u64, new_heads: 0 };
+    let mut seen = Vec::new();
+    for source in &desk.sources {
+        let heads = new_heads(desk, source)?;
+        let (archives, bytes) = holdings(source)?;
+        let before = desk.journal.memory.source(&source.name).and_then(|memory| memory.growth.last().copied());
+        if heads.is_empty() && before.is_some_and(|held| (held.archives, held.bytes) == (archives, bytes)) {
+            continue;
+        }
+        result.new_heads += heads.iter().map(|run| run.last - run.first + 1).sum::<u64>();
+        let (name, heads) = (source.name.clone(), List::new(heads)?);
+        seen.push(SourceSeen { name, source: source.id, heads, archives, bytes });
+    }
+    let due = desk.journal.memory.observed().is_none_or(|at| desk.now.wall.abs_diff(at) >= TICK_SECONDS as u64);
+    if !seen.is_empty() || due {
+        let mut rest = seen;
+        loop {
+            let more = rest.split_off(rest.len().min(256));
+            desk.journal.append(&desk.now, Event::Observed(List::new(rest)?))?;
+            if more.is_empty() {
+                break;
+            }
+            rest = more;
+        }
+    }
+    note_rules(desk)?;
+    publish(desk)?;
+    Ok(result)
+}
+
+/// Rules that changed are noted: what they promised counts on.
+fn note_rules(desk: &mut Desk) -> Result<(), RetentionError> {
+    for name in desk.sources.iter().map(|source| source.name.clone()).collect::<Vec<_>>() {
+        let rules = InForce::of(desk.config, &name);
+        let text = Words::truncated(&rules.describe());
+        let known = desk.journal.memory.source(&name).and_then(|memory| memory.rules.clone());
+        let unchanged = known.as_deref() == Some(&*text) || (known.is_none() && !rules.rules.is_set());
+        if !unchanged {
+            let promise = rules.rules.promise_seconds();
+            desk.journal.append(&desk.now, Event::Policy(name, text, promise))?;
+        }
+    }
+    Ok(())
+}
+
+/// What sessions of a source should say, by the journal and the rules in force.
+pub fn note_of(desk: &Desk, source: &Source) -> Result<Published, RetentionError> {
+    let rules = InForce::of(desk.config, &source.name).rules;
+    let mut note = Published {
+        promise: rules.promise_seconds(),
+        checkpoint_promise: rules.checkpoint_promise_seconds(),
+        ..Published::nothing(source.id)
+    };
+    if let Some(memory) = desk.journal.memory.source(&source.name) {
+        note.journal = memory.changed;
+        let mut lineages: BTreeMap<Lineage, Vec<u64>> = BTreeMap::new();
+        for id in memory.gone.keys() {
+            lineages.entry(id.lineage).or_default().push(id.sequence);
+        }
+        let expired = lineages.into_iter().map(|(lineage, all)| Expired { lineage, runs: runs(all.into_iter()) });
+        note.expired = List::new(expired.take(256).collect())?;
+    }
+    Ok(note)
+}
+
+/// Writes the notes that are not up to date: replaced as a whole.
+pub fn publish(desk: &Desk) -> Result<(), RetentionError> {
+    for source in &desk.sources {
+        let path = desk.layout.published(&source.name);
+        let note = Plain::new(note_of(desk, source)?)?;
+        if std::fs::read(&path).is_ok_and(|held| held == note.as_bytes()) {
+            continue;
+        }
+        durable::replace(&path, note.as_bytes(), durable::PUBLIC).map_err(io_error("write", &path))?;
+    }
+    Ok(())
+}

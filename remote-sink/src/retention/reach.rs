@@ -1,0 +1,203 @@
+//! Which blocks are named: by bodies on the shelf and in the trash, and through substitutes. Conservative in every
+//! doubt: what cannot be read frees nothing.
+
+use crate::retention::vault::{RetentionError, Source};
+use crate::store::{Name, Shelf, names, read_whole};
+use shared::format::{Body, Page, Substitute};
+use shared::id::{ArchiveNumber, Digest, Lineage, VerifyKey};
+use shared::limits::{BODY_BYTES_MAX, PAGE_BYTES_MAX, SUBSTITUTE_BYTES_MAX};
+use shared::signature::{Plain, Signed};
+use std::collections::{BTreeMap, HashSet};
+
+/// An archive's name within its source.
+pub type Place = (Lineage, ArchiveNumber);
+
+/// Bits of an archive's parts, lowest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bits(Vec<u8>);
+
+impl Bits {
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self(bytes.to_vec())
+    }
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+    pub fn has(&self, at: usize) -> bool {
+        self.0.get(at / 8).is_some_and(|byte| byte >> (at % 8) & 1 == 1)
+    }
+    pub fn set(&mut self, at: usize) {
+        if self.0.len() <= at / 8 {
+            self.0.resize(at / 8 + 1, 0);
+        }
+        self.0[at / 8] |= 1 << (at % 8);
+    }
+    pub fn add(&mut self, other: &[u8]) {
+        if self.0.len() < other.len() {
+            self.0.resize(other.len(), 0);
+        }
+        self.0.iter_mut().zip(other).for_each(|(mine, theirs)| *mine |= theirs);
+    }
+    /// Without those of `other`.
+    pub fn without(mut self, other: &Self) -> Self {
+        self.0.iter_mut().zip(&other.0).for_each(|(mine, theirs)| *mine &= !theirs);
+        while self.0.last() == Some(&0) {
+            self.0.pop();
+        }
+        self
+    }
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|byte| *byte == 0)
+    }
+    pub fn count(&self) -> u64 {
+        self.0.iter().map(|byte| u64::from(byte.count_ones())).sum()
+    }
+}
+
+/// Named blocks of each archive.
+pub type Named = BTreeMap<Place, Bits>;
+
+/// Everything that some bodies name.
+#[derive(Debug, Clone, Default)]
+pub struct Reachable {
+    pub blocks: Named,
+    pub pages: HashSet<Digest>,
+}
+
+/// Adds what a ref page names.
+pub fn add_page(named: &mut Named, page: &Page) {
+    for entry in page.archives.iter() {
+        named.entry((page.lineage, entry.number)).or_default().add(&entry.live);
+    }
+}
+
+/// Adds the right blocks of every substitute whose left block is named. Depth one: what a right block is the left of
+/// in another record adds nothing further, so one look at the blocks named directly is enough.
+pub fn add_substitutes(named: &mut Named, substitutes: &[Substitute]) {
+    let mut more = Vec::new();
+    for substitute in substitutes {
+        for pair in substitute.pairs.iter() {
+            let left = named.get(&(substitute.lineage, pair.left.number));
+            if left.is_some_and(|bits| bits.has(pair.left.block as usize)) {
+                more.extend(pair.right.iter().map(|right| ((substitute.lineage, right.number), right.block as usize)));
+            }
+        }
+    }
+    for (place, block) in more {
+        named.entry(place).or_default().set(block);
+    }
+}
+
+fn damaged(source: &Source, path: String) -> RetentionError {
+    RetentionError::Damaged { source_name: source.name.clone(), path }
+}
+
+/// The ref pages that a body names; each page is read once.
+pub fn read_pages(source: &Source, body: &Body, known: &HashSet<Digest>) -> Result<Vec<Plain<Page>>, RetentionError> {
+    let mut pages = Vec::new();
+    for digest in body.pages.iter().filter(|digest| !known.contains(digest)) {
+        let name = Name::Page(*digest);
+        let path = || crate::store::layout::object_path(&name);
+        let bytes = match read_whole(&source.store, &name, PAGE_BYTES_MAX) {
+            Err(e) if e.is_damage() => None,
+            bytes => bytes?,
+        };
+        let page = bytes.and_then(|bytes| Plain::<Page>::parse(&bytes).ok()).filter(|page| page.digest() == *digest);
+        pages.push(page.ok_or_else(|| damaged(source, path()))?);
+    }
+    Ok(pages)
+}
+
+/// A body from its bytes; `where_from` is for the message.
+pub fn parse_body(
+    source: &Source,
+    digest: &Digest,
+    bytes: Option<&[u8]>,
+    path: &str,
+) -> Result<Plain<Body>, RetentionError> {
+    let body = bytes.and_then(|bytes| Plain::<Body>::parse(bytes).ok()).filter(|body| body.digest() == *digest);
+    body.ok_or_else(|| damaged(source, path.to_owned()))
+}
+
+/// A body on the shelf.
+pub fn read_body(source: &Source, digest: &Digest) -> Result<Plain<Body>, RetentionError> {
+    let name = Name::Body(*digest);
+    let bytes = match read_whole(&source.store, &name, BODY_BYTES_MAX) {
+        Err(e) if e.is_damage() => None,
+        bytes => bytes?,
+    };
+    parse_body(source, digest, bytes.as_deref(), &crate::store::layout::object_path(&name))
+}
+
+/// All that these bodies name, substitutes included.
+pub fn reach(
+    source: &Source,
+    bodies: impl Iterator<Item = Result<Plain<Body>, RetentionError>>,
+) -> Result<Reachable, RetentionError> {
+    let mut reachable = Reachable::default();
+    for body in bodies {
+        let body = body?;
+        for page in read_pages(source, &body, &reachable.pages)? {
+            add_page(&mut reachable.blocks, &page);
+            reachable.pages.insert(page.digest());
+        }
+    }
+    let substitutes = read_substitutes(source)?;
+    add_substitutes(&mut reachable.blocks, &substitutes);
+    Ok(reachable)
+}
+
+/// Substitute records that the source or its owner signed. One that is damaged may hide what must live.
+fn read_substitutes(source: &Source) -> Result<Vec<Substitute>, RetentionError> {
+    let keys: Vec<VerifyKey> = source.owner.into_iter().chain([source.key]).collect();
+    let mut found = Vec::new();
+    for name in names(&source.store, Shelf::Substitutes)? {
+        let bytes = match read_whole(&source.store, &name, SUBSTITUTE_BYTES_MAX) {
+            Err(e) if e.is_damage() => None,
+            bytes => bytes?,
+        };
+        let signed = bytes.and_then(|bytes| Signed::<Substitute>::parse(&bytes).ok());
+        let verified = signed.and_then(|signed| keys.iter().find_map(|key| signed.clone().verify(key).ok()));
+        let verified = verified.ok_or_else(|| damaged(source, crate::store::layout::object_path(&name)))?;
+        if verified.source == source.id {
+            found.push(verified.into_value());
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::codec::List;
+    use shared::format::owner::{BlockName, SubstitutePair};
+    use shared::id::{ArchiveId, SourceId};
+
+    #[test]
+    fn a_substitute_lives_as_long_as_what_it_heals() {
+        let lineage = Lineage::new([1; 16]);
+        let place = |number| (lineage, ArchiveNumber::new(number).unwrap());
+        let block = |number, block| BlockName { number: place(number).1, id: ArchiveId::new([0; 32]), block };
+        let pair = SubstitutePair { left: block(1, 3), right: List::new(vec![block(7, 0), block(8, 20)]).unwrap() };
+        let pairs = List::new(vec![pair]).unwrap();
+        let substitute = Substitute { source: SourceId::new([2; 32]), lineage, pairs };
+        let mut named = Named::new();
+        named.entry(place(1)).or_default().set(2);
+        let before = named.clone();
+        add_substitutes(&mut named, std::slice::from_ref(&substitute));
+        assert_eq!(named, before, "the left block is not named");
+        named.entry(place(1)).or_default().set(3);
+        add_substitutes(&mut named, &[substitute]);
+        assert!(named[&place(7)].has(0) && named[&place(8)].has(20) && !named[&place(8)].has(19));
+    }
+
+    #[test]
+    fn bits_add_and_take_away() {
+        let mut bits = Bits::default();
+        [0, 9, 17].into_iter().for_each(|at| bits.set(at));
+        assert_eq!((bits.count(), bits.has(9), bits.has(8), bits.has(400)), (3, true, false, false));
+        let left = bits.clone().without(&Bits::from_bytes(&[1, 0, 2, 255]));
+        assert_eq!(left.as_bytes(), [0, 2]);
+        assert!(left.clone().without(&bits).is_empty());
+    }
+}

@@ -1,0 +1,199 @@
+//! The only file that removes or replaces what was published. It does what a plan says, which the journal has already,
+//! under the source's lock: no pushing session runs meanwhile. What a crash leaves stands at each step.
+
+use crate::retention::reach::{Bits, Place};
+use crate::retention::vault::{RetentionError, Source, io_error};
+use crate::store::archive::{self, Checked};
+use crate::store::layout::Layout;
+use crate::store::{Name, Stored};
+use rustix::fs::{Mode, OFlags};
+use shared::codec::{Blob, FormatError};
+use shared::format::{ArchiveLayout, Generation};
+use shared::id::Digest;
+use shared::limits::ALIGN;
+use shared::signature::Plain;
+use shared::sys::durable::sync_dir;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Mode of objects: nobody writes to them again.
+const OBJECT_MODE: u32 = 0o440;
+/// Archives written again lie here under this ending until they are whole.
+const ENDING: &str = ".rewrite";
+const PIECE_BYTES: usize = 1 << 20;
+
+/// What an archive came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Swept {
+    /// Bytes that the file system has back.
+    Freed(u64),
+    /// It is damaged: left as it is, for `verify` to name.
+    Damaged,
+}
+
+/// Asked before and after every change; a test lets it fail.
+pub type Step<'a> = &'a dyn Fn(&'static str) -> io::Result<()>;
+
+/// The remover of one source.
+pub struct Sweeper<'a> {
+    pub layout: &'a Layout,
+    pub source: &'a Source,
+    pub step: Step<'a>,
+}
+
+impl Sweeper<'_> {
+    fn step(&self, what: &'static str) -> Result<(), RetentionError> {
+        (self.step)(what).map_err(io_error(what, self.layout.root()))
+    }
+
+    /// rename · fsync(both directories). A crash leaves the body in one place or the other: both keep its blocks.
+    fn move_body(&self, from: &Path, to: &Path) -> Result<(), RetentionError> {
+        self.step("before moving a body")?;
+        match std::fs::rename(from, to) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(io_error("move", from))?,
+        }
+        self.step("after moving a body")?;
+        for dir in [to, from].into_iter().filter_map(Path::parent) {
+            sync_dir(dir).map_err(io_error("sync", dir))?;
+        }
+        self.step("after syncing a moved body")
+    }
+
+    /// A removed snapshot's body goes to the trash.
+    pub fn to_trash(&self, body: &Digest) -> Result<(), RetentionError> {
+        let from = self.layout.object(&self.source.name, &Name::Body(*body));
+        self.move_body(&from, &self.layout.trashed(&self.source.name, body))
+    }
+
+    /// It comes back.
+    pub fn from_trash(&self, body: &Digest) -> Result<(), RetentionError> {
+        let to = self.layout.object(&self.source.name, &Name::Body(*body));
+        self.move_body(&self.layout.trashed(&self.source.name, body), &to)
+    }
+
+    /// unlink · fsync(directory). A crash leaves the file or not; the next run asks again.
+    fn remove(&self, path: &Path) -> Result<(), RetentionError> {
+        self.step("before removing")?;
+        shared::sys::durable::remove(path).map_err(io_error("remove", path))?;
+        self.step("after removing")
+    }
+
+    /// A body whose grace is over leaves the trash. Its blocks are dead from here on, and freed by a later run.
+    pub fn purge(&self, body: &Digest) -> Result<(), RetentionError> {
+        self.remove(&self.layout.trashed(&self.source.name, body))
+    }
+
+    /// A page or body that nothing names. A source that wants it again sends it again.
+    pub fn remove_unnamed(&self, name: &Name) -> Result<u64, RetentionError> {
+        debug_assert!(matches!(name, Name::Page(_) | Name::Body(_)));
+        let path = self.layout.object(&self.source.name, name);
+        let bytes = std::fs::metadata(&path).map_or(0, |meta| meta.len());
+        self.remove(&path)?;
+        Ok(bytes)
+    }
+
+    /// An archive that nothing names.
+    pub fn remove_archive(&self, place: &Place) -> Result<Swept, RetentionError> {
+        let path = self.layout.object(&self.source.name, &Name::Archive(place.0, place.1));
+        let bytes = std::fs::metadata(&path).map_or(0, |meta| meta.len());
+        self.remove(&path)?;
+        Ok(Swept::Freed(bytes))
+    }
+
+    /// What a crash left of an archive that was being written again.
+    pub fn clear_leftovers(&self) -> Result<(), RetentionError> {
+        let dir = self.layout.staging(&self.source.name);
+        for entry in std::fs::read_dir(&dir).map_err(io_error("list", &dir))? {
+            let entry = entry.map_err(io_error("list", &dir))?;
+            if entry.file_name().to_string_lossy().ends_with(ENDING) {
+                self.remove(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes an archive again as a generation with these parts alone, each checked against its signed hash on the way.
+    ///
+    /// create(staging) · copy · fsync — a crash leaves the archive as it was, and a file that the next run clears.
+    /// rename over the archive — the one place that replaces: before it all parts are there, after it all that live.
+    /// fsync(directory) — until then a crash may bring the old file back: it holds more, never less.
+    pub fn rewrite(&self, place: &Place, present: &Bits) -> Result<Swept, RetentionError> {
+        let name = Name::Archive(place.0, place.1);
+        let path = self.layout.object(&self.source.name, &name);
+        let found = match archive::open_checked(&self.source.store, &name, &self.source.key) {
+            Ok(Some(found)) => found,
+            Err(archive::ArchiveError::Store(e)) if !e.is_damage() => return Err(e.into()),
+            Ok(None) | Err(_) => return Ok(Swept::Damaged),
+        };
+        let temporary = self
+            .layout
+            .staging(&self.source.name)
+            .join(format!("{}{ENDING}", crate::store::layout::object_file(&name)));
+        self.step("before writing a generation")?;
+        let Some(bytes) = self.write_generation(&found, present, &temporary)? else {
+            shared::sys::durable::remove(&temporary).map_err(io_error("remove", &temporary))?;
+            return Ok(Swept::Damaged);
+        };
+        self.step("before replacing an archive")?;
+        std::fs::rename(&temporary, &path).map_err(io_error("replace", &path))?;
+        self.step("after replacing an archive")?;
+        let dir = path.parent().map_or_else(PathBuf::new, Path::to_owned);
+        sync_dir(&dir).map_err(io_error("sync", &dir))?;
+        self.step("after syncing a replaced archive")?;
+        Ok(Swept::Freed(found.stored.bytes().saturating_sub(bytes)))
+    }
+
+    /// The generation's length; `None` if a part that must stay is not what was signed.
+    fn write_generation<O: Stored>(
+        &self,
+        found: &Checked<O>,
+        present: &Bits,
+        temporary: &Path,
+    ) -> Result<Option<u64>, RetentionError> {
+        let io = |error| io_error("write", temporary)(error);
+        let head = generation_header(present)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = rustix::fs::open(temporary, flags, Mode::from_raw_mode(OBJECT_MODE)).map_err(|e| io(e.into()))?;
+        let mut file = File::from(fd);
+        file.write_all(&head).map_err(io)?;
+        file.write_all(found.layout.region.as_bytes()).map_err(io)?;
+        for (at, place) in found.layout.parts(&found.index).into_iter().enumerate() {
+            let Some((offset, bytes)) = place.filter(|_| present.has(at)) else { continue };
+            let wanted = found.index.parts.get(at).ok_or(FormatError::Length)?.hash;
+            if !copy_part(&found.stored, offset, bytes, &wanted, &mut file).map_err(io)? {
+                return Ok(None);
+            }
+        }
+        file.sync_all().map_err(io)?;
+        let length = file.metadata().map_err(io)?.len();
+        let layout = ArchiveLayout::parse(&[head.as_slice(), found.layout.region.as_bytes()].concat())?;
+        let whole = (0..found.index.parts.len()).all(|part| !present.has(part) || layout.holds(part));
+        Ok((whole && layout.file_bytes(&found.index) == length).then_some(length))
+    }
+}
+
+/// Header of a generation, padded.
+fn generation_header(present: &Bits) -> Result<Vec<u8>, FormatError> {
+    let generation = Plain::new(Generation { present: Blob::new(present.as_bytes().to_vec())? })?;
+    let mut bytes = generation.as_bytes().to_vec();
+    bytes.resize(ALIGN, 0);
+    Ok(bytes)
+}
+
+/// Copies a part; `false` if its bytes are not those that were signed.
+fn copy_part(stored: &impl Stored, offset: u64, bytes: u32, wanted: &Digest, to: &mut File) -> io::Result<bool> {
+    let mut hasher = blake3::Hasher::new();
+    let (mut at, mut left) = (offset, bytes as usize);
+    let mut piece = vec![0; PIECE_BYTES.min(left)];
+    while left > 0 {
+        let length = piece.len().min(left);
+        stored.read_at(&mut piece[..length], at).map_err(|e| e.error)?;
+        hasher.update(&piece[..length]);
+        to.write_all(&piece[..length])?;
+        at += length as u64;
+        left -= length;
+    }
+    Ok(hasher.finalize().as_bytes() == wanted.as_bytes())
+}
