@@ -37,8 +37,9 @@ fn wrong_usage_is_2() {
 fn an_unknown_key_is_shown_with_its_line() {
     let usual = Usual::new();
     let text = std::fs::read_to_string(usual.source.config()).unwrap();
-    assert!(text.contains("\n[backup]\n"), "{text}");
-    std::fs::write(usual.source.config(), text.replace("\n[backup]\n", "\n[backup]\nexclude-cache = true\n")).unwrap();
+    assert!(text.contains("\nexclude-caches = true"), "{text}");
+    let wrong = text.replace("\nexclude-caches = true", "\nexclude-cache = true");
+    std::fs::write(usual.source.config(), wrong).unwrap();
     let done = usual.source.backup(&usual.data).done();
     assert!(!matches!(done.exit(), Some(0) | None), "{}", done.tell());
     let text = done.err();
