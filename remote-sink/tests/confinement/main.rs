@@ -1,6 +1,8 @@
 //! Code inside the processes of a session tries what it must not be able to (docs/threat-model.md, section "Code in
 //! the serving process"). Each case is a process of its own, confined by the functions that `serve` calls.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
+
 mod attacks;
 mod inside;
 mod raw;

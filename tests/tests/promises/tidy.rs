@@ -116,6 +116,8 @@ fn few_files_remove_or_rename() {
         "remote-sink/src/retention/sweep.rs",
         // Its own file in staging, on file systems without O_TMPFILE.
         "remote-sink/src/store/directory.rs",
+        // The number of the call, for the filter.
+        "remote-sink/src/confine/seccomp.rs",
         // The file with which it probes a file system.
         "remote-sink/src/cli/doctor.rs",
     ];
@@ -171,10 +173,13 @@ fn nothing_is_left_open() {
 #[test]
 fn no_unsafe() {
     let word = concat!("un", "safe ");
+    // System calls by number, as injected code makes them.
+    let allowed = "remote-sink/tests/confinement/raw.rs";
     for below in ["shared", "source-agent", "remote-sink", "tests", "fuzz/src"] {
         for (path, text) in files(below, ".rs") {
             for (line, text) in code(&text) {
-                assert!(!text.contains(word) || text.contains('"'), "{path}:{line}: {text}");
+                let found = path != allowed && text.contains(word) && !text.contains('"');
+                assert!(!found, "{path}:{line}: {text}");
             }
         }
     }
