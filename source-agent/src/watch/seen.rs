@@ -104,8 +104,9 @@ pub fn forget_seen(state_dir: &Path, chain: &Chain, reason: &str, now: i64) -> O
     let kept = path.with_extension(format!("forgotten-{now}"));
     let note = path.with_extension(format!("reason-{now}"));
     durable::replace(&note, reason.as_bytes(), durable::PRIVATE).map_err(|e| Failure::io("write", &note, &e))?;
-    std::fs::rename(&path, &kept).map_err(|e| Failure::io("move away", &path, &e))?;
-    path.parent().map_or(Ok(()), |dir| durable::sync_dir(dir).map_err(|e| Failure::io("sync", dir, &e)))
+    let old = std::fs::read(&path).map_err(|e| Failure::io("read", &path, &e))?;
+    durable::replace(&kept, &old, durable::PRIVATE).map_err(|e| Failure::io("write", &kept, &e))?;
+    durable::remove(&path).map_err(|e| Failure::io("remove", &path, &e))
 }
 
 fn save(path: &Path, chain: &Chain, sequence: u64, head: Digest, now: i64) -> Outcome<()> {
