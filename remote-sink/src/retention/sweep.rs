@@ -68,7 +68,7 @@ impl Sweeper<'_> {
     }
 
     /// It comes back.
-    pub fn from_trash(&self, body: &Digest) -> Result<(), RetentionError> {
+    pub fn bring_back(&self, body: &Digest) -> Result<(), RetentionError> {
         let to = self.layout.object(&self.source.name, &Name::Body(*body));
         self.move_body(&self.layout.trashed(&self.source.name, body), &to)
     }
