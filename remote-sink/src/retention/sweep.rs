@@ -170,7 +170,8 @@ impl Sweeper<'_> {
         let length = file.metadata().map_err(io)?.len();
         let layout = ArchiveLayout::parse(&[head.as_slice(), found.layout.region.as_bytes()].concat())?;
         let whole = (0..found.index.parts.len()).all(|part| !present.has(part) || layout.holds(part));
-        Ok((whole && layout.file_bytes(&found.index) == length).then_some(length))
+        let fits = layout.fits(&found.index).is_ok() && layout.file_bytes(&found.index) == length;
+        Ok((whole && fits).then_some(length))
     }
 }
 

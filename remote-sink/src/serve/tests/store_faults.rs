@@ -27,7 +27,6 @@ fn connect(world: &World, source: &Source, store: &Fake) -> Client {
     let root = Root::open(world.layout.root()).unwrap();
     let published = Arc::new(crate::published::Published::read(&root, &source.name, source.id()).unwrap());
     let seen = Seen {
-        published: Arc::new(crate::published::Published::nothing(source.id())),
         name: source.name.clone(),
         id: source.id(),
         key: source.key.verify_key(),
