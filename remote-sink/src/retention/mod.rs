@@ -213,7 +213,7 @@ pub fn undelete(desk: &mut Desk, name: &SourceName, prefix: &str) -> Result<Link
     let id = link.snapshot.id;
     let why = Words::truncated("brought back from the trash");
     desk.journal.append(&desk.now, Event::Held(name.clone(), id.lineage, id.sequence, why))?;
-    sweep::Sweeper { layout: desk.layout, source: &source, step: &|_| Ok(()) }.from_trash(&link.body)?;
+    sweep::Sweeper { layout: desk.layout, source: &source, step: &|_| Ok(()) }.bring_back(&link.body)?;
     desk.journal.append(&desk.now, Event::Undeleted(name.clone(), link.body))?;
     observe::publish(desk)?;
     ledger::rebuild_held(desk.layout.root(), name, &source.key)?;

@@ -187,6 +187,9 @@ fn by_series(snapshots: &[Snapshot]) -> BTreeMap<Series, Vec<usize>> {
     series
 }
 
+/// The slot that a time lies in.
+type SlotOf = fn(i64) -> i64;
+
 fn keep_of_series(rules: &Rules, snapshots: &[Snapshot], members: &[usize], kept: &mut [Vec<Reason>]) {
     let whole: Vec<usize> = members.iter().copied().filter(|at| !snapshots[*at].checkpoint).collect();
     for at in whole.iter().rev().take(rules.last as usize) {
@@ -198,7 +201,7 @@ fn keep_of_series(rules: &Rules, snapshots: &[Snapshot], members: &[usize], kept
     if let Some(at) = members.iter().rev().find(|at| snapshots[**at].vouched) {
         kept[*at].push(Reason::Vouched);
     }
-    let slots: [(u32, Reason, fn(i64) -> i64); 5] = [
+    let slots: [(u32, Reason, SlotOf); 5] = [
         (rules.hourly, Reason::Hourly, |at| at.div_euclid(3600)),
         (rules.daily, Reason::Daily, day),
         (rules.weekly, Reason::Weekly, week),

@@ -68,7 +68,7 @@ impl Sweeper<'_> {
     }
 
     /// It comes back.
-    pub fn from_trash(&self, body: &Digest) -> Result<(), RetentionError> {
+    pub fn bring_back(&self, body: &Digest) -> Result<(), RetentionError> {
         let to = self.layout.object(&self.source.name, &Name::Body(*body));
         self.move_body(&self.layout.trashed(&self.source.name, body), &to)
     }
@@ -170,7 +170,8 @@ impl Sweeper<'_> {
         let length = file.metadata().map_err(io)?.len();
         let layout = ArchiveLayout::parse(&[head.as_slice(), found.layout.region.as_bytes()].concat())?;
         let whole = (0..found.index.parts.len()).all(|part| !present.has(part) || layout.holds(part));
-        Ok((whole && layout.file_bytes(&found.index) == length).then_some(length))
+        let fits = layout.fits(&found.index).is_ok() && layout.file_bytes(&found.index) == length;
+        Ok((whole && fits).then_some(length))
     }
 }
 

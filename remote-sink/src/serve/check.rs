@@ -77,8 +77,13 @@ impl Pinned {
 
     pub fn region(&self, bytes: &[u8]) -> Result<CheckedRegion, Refused> {
         let region = Region::parse(bytes).map_err(|e| malformed("archive", e))?;
-        let (index, _) = region.clone().verify(&self.identity.key).map_err(unfit)?;
+        let index = region.index.clone().verify(&self.identity.key).map_err(unfit)?;
         self.owns(Index::NAME, &index.source, &index.lineage)?;
+        let envelope = region.envelope.clone().verify(&self.identity.key).map_err(unfit)?;
+        self.owns(Envelope::NAME, &envelope.source, &envelope.lineage)?;
+        if index.session != region.session() {
+            return Err(malformed("archive", "its envelope is not the one of its session"));
+        }
         Ok(CheckedRegion { index, region })
     }
 

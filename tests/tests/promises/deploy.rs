@@ -8,11 +8,15 @@ fn deploy(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("deploy").join(name)
 }
 
-const UNITS: [&str; 4] = [
+const UNITS: [&str; 8] = [
     "systemd/source-agent-backup.service",
     "systemd/source-agent-backup.timer",
     "systemd/remote-sink-verify.service",
     "systemd/remote-sink-verify.timer",
+    "systemd/remote-sink-prune.service",
+    "systemd/remote-sink-prune.timer",
+    "systemd/remote-sink-observe.service",
+    "systemd/remote-sink-observe.timer",
 ];
 
 #[test]

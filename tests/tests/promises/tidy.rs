@@ -137,6 +137,30 @@ fn few_files_remove_or_rename() {
 }
 
 #[test]
+fn no_session_reaches_retention() {
+    let words = ["retention::", "journal::", "use crate::retention", "use crate::journal", "Journal"];
+    for below in ["remote-sink/src/serve", "remote-sink/src/listen", "remote-sink/src/store"] {
+        none("a session names retention or the operator's journal", lines_with(below, &words, &[]));
+    }
+    let cli = ["remote-sink/src/cli/serve.rs", "remote-sink/src/cli/listen.rs", "remote-sink/src/published.rs"];
+    let found = lines_with("remote-sink/src", &words, &[]);
+    none(
+        "nor does what starts it",
+        found.into_iter().filter(|line| cli.iter().any(|file| line.starts_with(file))).collect(),
+    );
+}
+
+#[test]
+fn the_policy_knows_no_time_that_a_source_wrote() {
+    let words = ["created", "read_whole", "std::fs", "Clock", "Timestamp::now"];
+    let found = lines_with("remote-sink/src/retention", &words, &[]);
+    let (policy, others): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|line| line.starts_with("remote-sink/src/retention/policy.rs:"));
+    none("the policy is not pure", policy);
+    assert!(!others.is_empty(), "the search finds such words where they may stand");
+}
+
+#[test]
 fn the_serving_code_cannot_replace() {
     let words =
         [".truncate(true)", "O_TRUNC", "OFlags::TRUNC", "File::create(", "fs::write(", "set_len(", "RENAME_EXCHANGE"];
