@@ -116,6 +116,14 @@ impl Agent {
         std::fs::write(self.config(), config + text).unwrap();
     }
 
+    /// So many tries of a run when its line breaks.
+    pub fn attempts(&self, count: u32) {
+        let text = std::fs::read_to_string(self.config()).unwrap();
+        let old = text.lines().find(|line| line.starts_with("retry = ")).expect("[limits] retry").to_owned();
+        let new = format!("retry = {{ attempts = {count}, max-wait = \"2s\" }}");
+        std::fs::write(self.config(), text.replace(&old, &new)).unwrap();
+    }
+
     /// `backup PATH`.
     pub fn backup(&self, path: &Path) -> Run {
         self.run().arg("backup").arg(path)

@@ -16,6 +16,8 @@ struct Scene {
 impl Scene {
     fn new(seed: u64) -> Self {
         let usual = Usual::new();
+        // What the next run makes of it is judged, not the patience of this one.
+        usual.source.attempts(1);
         let bench = Bench::new(&usual.place.dir("bench"));
         let agent = usual.source.clone().with_program(bench.agent.clone());
         let mut chance = Chance::new(seed);

@@ -33,14 +33,6 @@ impl Scene {
         Self { place, vault, listen, proxy, source, reader }
     }
 
-    /// So many tries of a run, when the line breaks.
-    fn attempts(&self, count: u32) {
-        let text = std::fs::read_to_string(self.source.config()).unwrap();
-        let old = text.lines().find(|line| line.starts_with("retry = ")).expect("[limits] retry").to_owned();
-        let new = format!("retry = {{ attempts = {count}, max-wait = \"2s\" }}");
-        std::fs::write(self.source.config(), text.replace(&old, &new)).unwrap();
-    }
-
     fn must_restore(&self, data: &std::path::Path, target: &str) {
         let target = self.place.join(target);
         self.reader.restore_path("latest", data, &target).ok();
@@ -56,7 +48,7 @@ fn a_line_cut_anywhere_costs_at_most_that_run() {
     tree::sample(&data, &mut chance, 20);
     tree::write(&data.join("large"), &chance.bytes(3 << 20));
     scene.source.run().args(["remote", "test", "offsite"]).ok();
-    scene.attempts(1);
+    scene.source.attempts(1);
     scene.proxy.take_counts();
     scene.source.must_back_up(&data);
     let (up, down) = scene.proxy.take_counts();
@@ -95,7 +87,7 @@ fn what_was_acknowledged_is_not_sent_again() {
         tree::write(&data.join(format!("file-{number}")), &chance.bytes(4 << 20));
     }
     let total = 24u64 << 22;
-    scene.attempts(1);
+    scene.source.attempts(1);
     scene.proxy.cut_after(total / 2, u64::MAX);
     scene.source.backup(&data).done().code_in(&[1, 14]);
     let acknowledged: u64 =
@@ -119,7 +111,7 @@ fn a_run_survives_cut_lines_by_itself() {
         tree::write(&data.join(format!("file-{number}")), &chance.bytes(4 << 20));
     }
     let total = 24u64 << 22;
-    scene.attempts(5);
+    scene.source.attempts(5);
     // Every connection is cut after about half of it.
     scene.proxy.cut_after(total / 2, u64::MAX);
     scene.proxy.take_counts();
