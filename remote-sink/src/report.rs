@@ -66,9 +66,9 @@ impl Failure {
         Self::new(code, format!("cannot {what} {}: {error}", path.display())).exit(number)
     }
 
-    /// Writes the error to standard error, as text or as one JSON line.
+    /// Writes the error to standard error, as text or as one JSON line, at once: two processes of a session share it.
     pub fn print(&self, to: &mut dyn Write, json: bool) -> io::Result<()> {
-        if json {
+        let text = if json {
             let line = serde_json::json!({
                 "message_type": "exit_error",
                 "code": self.exit,
@@ -76,13 +76,12 @@ impl Failure {
                 "message": clean(&self.message),
                 "help": self.help.as_deref().map(clean),
             });
-            return writeln!(to, "{line}");
-        }
-        writeln!(to, "error[{}]: {}", self.code, clean(&self.message))?;
-        match &self.help {
-            Some(help) => writeln!(to, "  help: {}", clean(help)),
-            None => Ok(()),
-        }
+            format!("{line}\n")
+        } else {
+            let help = self.help.as_ref().map(|help| format!("  help: {}\n", clean(help))).unwrap_or_default();
+            format!("error[{}]: {}\n{help}", self.code, clean(&self.message))
+        };
+        to.write_all(text.as_bytes())
     }
 }
 

@@ -363,8 +363,8 @@ fn answer(call: i64, error: i32) -> Result<(), seccompiler::Error> {
 
 /// Starts a session whose client says nothing; its exit code and what it said to standard error.
 fn serve_start(judge: &Judge, scene: &Scene) -> (Option<i32>, String) {
-    let program = scene.outside.with_file_name("remote-sink");
-    let mut command = Command::new(program);
+    let test = judge.works("this program", std::env::current_exe()).unwrap_or_default();
+    let mut command = Command::new(test.with_file_name("remote-sink"));
     command.args(["serve", "--source", "web1", "--role", "push", "--root"]).arg(&scene.vault);
     let done = judge.works("start serve", command.stdin(Stdio::null()).output());
     done.map_or((None, String::new()), |done| (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned()))

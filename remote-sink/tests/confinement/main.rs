@@ -22,21 +22,22 @@ fn main() -> ExitCode {
     if arguments.iter().any(|argument| argument == "--list") {
         return ExitCode::SUCCESS;
     }
+    let programs = scene::Programs::new();
     let mut failed = 0;
     let root = rustix::process::geteuid().is_root();
     for case in CASES {
-        failed += usize::from(!run(case, None));
+        failed += usize::from(!run(&programs, case, None));
         if root {
-            failed += usize::from(!run(case, Some(NOBODY)));
+            failed += usize::from(!run(&programs, case, Some(NOBODY)));
         }
     }
     println!("confinement: {failed} cases failed");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn run(case: &str, user: Option<u32>) -> bool {
+fn run(programs: &scene::Programs, case: &str, user: Option<u32>) -> bool {
     let place = scene::Place::new(user);
-    let mut command = Command::new(&place.program);
+    let mut command = Command::new(programs.test());
     command.arg("--inside").arg(case).arg(place.dir.path()).arg(place.port.to_string()).env_clear();
     if let Some(user) = user {
         command.uid(user).gid(user);

@@ -16,21 +16,33 @@ use tempfile::TempDir;
 pub const OWN: &str = "sources/web1/heads/11111111111111111111111111111111-0000000000000000";
 pub const OTHER: &str = "sources/web2/heads/22222222222222222222222222222222-0000000000000000";
 
+/// This test and the sink's own program, where every account can start them.
+pub struct Programs(TempDir);
+
+impl Programs {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::copy(std::env::current_exe().unwrap(), dir.path().join("test")).unwrap();
+        std::fs::copy(env!("CARGO_BIN_EXE_remote-sink"), dir.path().join("remote-sink")).unwrap();
+        Self(dir)
+    }
+    pub fn test(&self) -> PathBuf {
+        self.0.path().join("test")
+    }
+}
+
 pub struct Place {
     pub dir: TempDir,
-    pub program: PathBuf,
     pub port: u16,
     _listeners: (TcpListener, UnixListener),
 }
 
 impl Place {
     pub fn new(user: Option<u32>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // In memory where there is some: a vault is many directories, each synced.
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let path = dir.path();
-        let program = path.join("program");
-        std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-        // The sink's own program, where every account can start it.
-        std::fs::copy(env!("CARGO_BIN_EXE_remote-sink"), path.join("remote-sink")).unwrap();
         std::fs::write(path.join("outside"), b"outside").unwrap();
         vault(&path.join("vault"));
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -39,7 +51,7 @@ impl Place {
             give(path, user);
         }
         let port = tcp.local_addr().unwrap().port();
-        Self { dir, program, port, _listeners: (tcp, unix) }
+        Self { dir, port, _listeners: (tcp, unix) }
     }
 
     /// What must be the same afterwards.
