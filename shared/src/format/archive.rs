@@ -221,7 +221,7 @@ impl ArchiveLayout {
     pub fn fits(&self, index: &Index) -> Result<(), FormatError> {
         let Some(bits) = &self.present else { return Ok(()) };
         let parts = index.parts.len();
-        let spare = bits.last().map_or(0, |last| u32::from(*last) >> (parts - 1) % 8 >> 1);
+        let spare = bits.last().map_or(0, |last| u32::from(*last) >> ((parts - 1) % 8) >> 1);
         if bits.len() != parts.div_ceil(8) || spare != 0 || !self.holds(parts - 1) {
             return Err(FormatError::Rule("the bitmap of a generation does not fit its index"));
         }

@@ -72,6 +72,7 @@ pub fn random_bytes(seed: u64, length: usize) -> Vec<u8> {
 }
 
 impl World {
+    #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path().join("vault"));
