@@ -328,7 +328,7 @@ fn unreadable_and_excluded_are_outcomes() {
         return;
     }
     let secret = world.data().join("keep");
-    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o0)).unwrap();
     assert!(world.run().sets[0].incomplete);
     world.on_unreadable = OnUnreadable::Fail;
     assert_eq!(world.run().failure.unwrap().code, "unreadable");
