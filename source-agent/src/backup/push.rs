@@ -110,6 +110,10 @@ pub struct Pusher {
     sent_head: Option<(Digest, Digest)>,
     bytes_sent: u64,
     archives_sent: u64,
+    /// Connections tried since the sink last acknowledged something new.
+    tries: u32,
+    /// Archives that it had acknowledged then.
+    acknowledged: u64,
 }
 
 /// May a new connection help?
@@ -121,7 +125,9 @@ fn is_lost(failure: &Failure) -> bool {
 impl Pusher {
     pub fn start(session: Arc<Session>, remote: Remote) -> Self {
         let (flying, enveloped, sent_head) = (Flying::default(), false, None);
-        Self { session, remote, link: None, flying, enveloped, sent_head, bytes_sent: 0, archives_sent: 0 }
+        let (bytes_sent, archives_sent, tries, acknowledged) = (0, 0, 0, 0);
+        let link = None;
+        Self { session, remote, link, flying, enveloped, sent_head, bytes_sent, archives_sent, tries, acknowledged }
     }
 
     /// Splits the connection, sends what is pending from an earlier run.
@@ -214,6 +220,7 @@ impl Pusher {
                     Ok(Work::Archive(archive)) => self.archive(archive)?,
                     Ok(Work::Commit(job, reply)) => {
                         let done = self.commit_until_done(&job)?;
+                        self.tries = 0;
                         let _ = reply.send((self.remote.at, Ok(done)));
                     }
                     Err(_) => return Ok(()),
@@ -315,11 +322,17 @@ impl Pusher {
         self.rejoin_after(failure)
     }
 
-    /// Connects again, with growing waits; goes on with the same session.
+    /// Connects again, with growing waits; goes on with the same session. A sink that takes connections and ends them
+    /// before it has acknowledged anything gets no more tries than one that is away.
     fn rejoin_after(&mut self, mut last: Failure) -> Outcome<()> {
         let longest = self.session.retry.max_wait.duration();
-        for attempt in 0..self.session.retry.attempts {
-            let wait = Duration::from_secs(1 << attempt.min(20)).min(longest);
+        let acknowledged = self.archives_sent.saturating_sub(self.flying.lock().len() as u64);
+        if acknowledged > self.acknowledged {
+            (self.acknowledged, self.tries) = (acknowledged, 0);
+        }
+        while self.tries < self.session.retry.attempts {
+            let wait = Duration::from_secs(1 << self.tries.min(20)).min(longest);
+            self.tries += 1;
             let begin = Instant::now();
             while begin.elapsed() < wait {
                 self.session.stop.check()?;
