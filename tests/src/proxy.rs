@@ -56,7 +56,11 @@ impl Proxy {
         self.cut_after(up, down);
         self.plan.silent.store(true, Ordering::SeqCst);
     }
-    /// Bytes that went to the server and came back since the last call.
+    /// Bytes that went to the server and came back so far.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.plan.sent_up.load(Ordering::SeqCst), self.plan.sent_down.load(Ordering::SeqCst))
+    }
+    /// The same, and begins to count again.
     pub fn take_counts(&self) -> (u64, u64) {
         (self.plan.sent_up.swap(0, Ordering::SeqCst), self.plan.sent_down.swap(0, Ordering::SeqCst))
     }

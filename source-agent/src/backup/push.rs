@@ -54,8 +54,11 @@ pub enum Committed {
 /// What a remote is told to do, in this order.
 pub enum Work {
     Archive(Arc<Ready>),
-    Commit(Arc<CommitJob>, Sender<(usize, Outcome<Committed>)>),
+    Commit(Arc<CommitJob>, Reply),
 }
+
+/// Where a remote says what became of its commit.
+type Reply = Sender<(usize, Outcome<Committed>)>;
 
 /// What all remotes of a run share.
 pub struct Session {
@@ -114,6 +117,8 @@ pub struct Pusher {
     tries: u32,
     /// Archives that it had acknowledged then.
     acknowledged: u64,
+    /// Held while a commit is under way: the conductor must not see it end before it can see why.
+    reply: Option<Reply>,
 }
 
 /// May a new connection help?
@@ -126,8 +131,20 @@ impl Pusher {
     pub fn start(session: Arc<Session>, remote: Remote) -> Self {
         let (flying, enveloped, sent_head) = (Flying::default(), false, None);
         let (bytes_sent, archives_sent, tries, acknowledged) = (0, 0, 0, 0);
-        let link = None;
-        Self { session, remote, link, flying, enveloped, sent_head, bytes_sent, archives_sent, tries, acknowledged }
+        let (link, reply) = (None, None);
+        Self {
+            session,
+            remote,
+            link,
+            flying,
+            enveloped,
+            sent_head,
+            bytes_sent,
+            archives_sent,
+            tries,
+            acknowledged,
+            reply,
+        }
     }
 
     /// Splits the connection, sends what is pending from an earlier run.
@@ -200,6 +217,10 @@ impl Pusher {
         if self.session.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.session.stop.fail(again(failure));
         }
+        if let Some(reply) = self.reply.take() {
+            // A conductor that has gone waits for nothing.
+            let _ = reply.send((self.remote.at, Err(again(failure))));
+        }
         for work in work {
             if let Work::Commit(_, reply) = work {
                 // A conductor that has gone waits for nothing.
@@ -219,9 +240,12 @@ impl Pusher {
                 recv(work) -> next => match next {
                     Ok(Work::Archive(archive)) => self.archive(archive)?,
                     Ok(Work::Commit(job, reply)) => {
+                        self.reply = Some(reply);
                         let done = self.commit_until_done(&job)?;
                         self.tries = 0;
-                        let _ = reply.send((self.remote.at, Ok(done)));
+                        if let Some(reply) = self.reply.take() {
+                            let _ = reply.send((self.remote.at, Ok(done)));
+                        }
                     }
                     Err(_) => return Ok(()),
                 },

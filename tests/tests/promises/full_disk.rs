@@ -94,7 +94,7 @@ fn a_full_disk_is_exit_15_and_damages_nothing() {
 
 #[test]
 fn no_inodes_left_is_told_and_damages_nothing() {
-    let scene = scene("size=600m,nr_inodes=3400");
+    let scene = scene("size=600m,nr_inodes=9000");
     let mut chance = Chance::new(2);
     tree::sample(&scene.data, &mut chance, 5);
     scene.source.must_back_up(&scene.data);
@@ -102,7 +102,7 @@ fn no_inodes_left_is_told_and_damages_nothing() {
     let mut number = 0;
     while std::fs::write(scene.small.dir.join(format!("inode-{number}")), b"").is_ok() {
         number += 1;
-        assert!(number < 10_000);
+        assert!(number < 20_000);
     }
     tree::write(&scene.data.join("new"), &chance.bytes(500_000));
     let done = scene.source.backup(&scene.data).done();

@@ -87,12 +87,17 @@ fn what_was_acknowledged_is_not_sent_again() {
         tree::write(&data.join(format!("file-{number}")), &chance.bytes(4 << 20));
     }
     let total = 24u64 << 22;
-    scene.source.attempts(1);
-    scene.proxy.cut_after(total / 2, u64::MAX);
-    scene.source.backup(&data).done().code_in(&[1, 14]);
+    // The machine dies in the middle: first the line falls silent, then the run is killed.
+    scene.proxy.silence_after(total / 2, u64::MAX);
+    let mut running = scene.source.backup(&data).begin();
+    tests::run::until("half of it went up", std::time::Duration::from_secs(300), || {
+        scene.proxy.counts().0 >= total / 2 || running.is_over()
+    });
+    running.kill();
+    assert_ne!(running.end().exit(), Some(0));
     let acknowledged: u64 =
         scene.vault.files("web1", "archives").iter().map(|file| std::fs::metadata(file).unwrap().len()).sum();
-    assert!(acknowledged > 0, "nothing was acknowledged before the cut at half of the data");
+    assert!(acknowledged > 0, "nothing was acknowledged before the line fell silent at half of the data");
     scene.proxy.let_through();
     scene.proxy.take_counts();
     scene.source.must_back_up(&data);

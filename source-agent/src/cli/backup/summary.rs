@@ -21,6 +21,12 @@ pub fn exit(report: &Report) -> Exit {
         // An alarm is told even where the others are fine.
         return Exit::Tampered;
     }
+    if failed.len() == report.remotes.len()
+        && let Some(failure) = failed.first().and_then(|remote| remote.failure.as_ref())
+    {
+        // Nothing was saved, and this is why.
+        return failure.exit;
+    }
     if failed.iter().any(|remote| remote.required) {
         return Exit::Failed;
     }
