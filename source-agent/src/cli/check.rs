@@ -53,7 +53,7 @@ struct Totals {
 
 pub fn run(args: &CheckArgs, context: &Context) -> Outcome<Exit> {
     let deep = args.read_data.is_some() || args.restore_test.is_some();
-    let mut desk = Desk::open(context, args.identity.as_deref(), if deep { Need::Identity } else { Need::IfNamed })?;
+    let mut desk = Desk::open(context, args.identity.as_deref(), if deep { Need::Blocks } else { Need::IfNamed })?;
     let view = desk.view(context, args.source.as_deref())?;
     let mut totals = Totals { snapshots: 0, archives: 0, blocks: 0, chunks: 0, restored: 0, findings: 0, affected: 0 };
     for fresh in &view.fresh {

@@ -51,7 +51,7 @@ struct Counts {
 pub fn run(args: &DiffArgs, context: &Context) -> Outcome<Exit> {
     let first = SnapshotPath::parse(args.first.as_bytes())?;
     let second = SnapshotPath::parse(args.second.as_bytes())?;
-    let mut desk = Desk::open(context, args.identity.as_deref(), Need::Identity)?;
+    let mut desk = Desk::open(context, args.identity.as_deref(), Need::Blocks)?;
     let view = desk.view(context, args.filter.source.as_deref())?;
     let (one, two) = (desk.choose(&view, &first, &args.filter)?, desk.choose(&view, &second, &args.filter)?);
     let mut other = desk.another(two.sink, context)?;

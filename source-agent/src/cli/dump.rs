@@ -50,7 +50,7 @@ pub fn run(args: &DumpArgs, context: &Context) -> Outcome<Exit> {
     if let Some(path) = &args.in_snapshot {
         name.path = path.as_bytes().to_vec();
     }
-    let mut desk = Desk::open(context, args.identity.as_deref(), Need::Identity)?;
+    let mut desk = Desk::open(context, args.identity.as_deref(), Need::Blocks)?;
     let view = desk.view(context, args.filter.source.as_deref())?;
     let snapshot = desk.choose(&view, &name, &args.filter)?;
     let mut reader = desk.reader(&snapshot)?;

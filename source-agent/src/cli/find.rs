@@ -37,7 +37,7 @@ pub struct FindArgs {
 
 pub fn run(args: &FindArgs, context: &Context) -> Outcome<Exit> {
     let patterns = Select::new(&args.pattern, &[])?;
-    let mut desk = Desk::open(context, args.identity.as_deref(), Need::Identity)?;
+    let mut desk = Desk::open(context, args.identity.as_deref(), Need::Blocks)?;
     let view = desk.view(context, args.filter.source.as_deref())?;
     let chosen: Vec<Snapshot> = match &args.snapshot {
         Some(name) => vec![desk.choose(&view, &SnapshotPath::parse(name.as_bytes())?, &args.filter)?],

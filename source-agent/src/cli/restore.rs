@@ -79,7 +79,7 @@ pub fn run(args: &RestoreArgs, context: &Context) -> Outcome<Exit> {
     };
     options.check()?;
     let started = std::time::Instant::now();
-    let mut desk = Desk::open(context, args.identity.as_deref(), Need::Identity)?;
+    let mut desk = Desk::open(context, args.identity.as_deref(), Need::Blocks)?;
     let view = desk.view(context, args.filter.source.as_deref())?;
     let snapshot = desk.choose(&view, &name, &args.filter)?;
     desk.tell(context, &view, &snapshot);

@@ -34,7 +34,7 @@ pub struct VouchArgs {
 
 pub fn run(args: &VouchArgs, context: &Context) -> Outcome<Exit> {
     let name = SnapshotPath::parse(args.snapshot.as_bytes())?;
-    let mut desk = Desk::open(context, args.identity.as_deref(), Need::Identity)?;
+    let mut desk = Desk::open(context, args.identity.as_deref(), Need::Blocks)?;
     let view = desk.view(context, args.filter.source.as_deref())?;
     let snapshot = desk.choose(&view, &name, &args.filter)?;
     if !args.unread {

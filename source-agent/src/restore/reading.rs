@@ -18,6 +18,7 @@ use crate::watch::Freshness;
 use shared::format::OwnerRecord;
 use shared::signature::Verified;
 use shared::sys::{Clock, SystemClock};
+use shared::wire::Role;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -37,10 +38,14 @@ pub struct Desk {
     pub now: i64,
 }
 
-/// Does the command work without an identity?
+/// What a command needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
+    /// The identity, and remotes that give blocks.
+    Blocks,
+    /// The identity.
     Identity,
+    /// The identity, if one is named.
     IfNamed,
 }
 
@@ -108,6 +113,30 @@ fn connect(
     }
 }
 
+/// The remotes that give blocks to us. A source's own enrolment (role push) never does.
+fn only_readable(
+    sinks: Vec<RemoteSink>,
+    remotes: Vec<Remote>,
+    context: &Context,
+) -> Outcome<(Vec<RemoteSink>, Vec<Remote>)> {
+    let all = sinks.into_iter().zip(remotes);
+    let (readable, closed): (Vec<_>, Vec<_>) = all.partition(|(sink, _)| sink.role() == Some(Role::Read));
+    let refused = |(sink, remote): &(RemoteSink, Remote)| {
+        let role = sink.role().map_or("unknown", Role::as_str);
+        let message = format!("this machine is enrolled with role {role}: it is given no blocks to read");
+        Failure::new("role", Exit::NotFound, message).remote(&remote.name)
+    };
+    for failure in closed.iter().map(refused) {
+        if readable.is_empty() {
+            return Err(failure.help(
+                "restore on a trusted machine: source-agent init --reader there; its card is enrolled with --role read",
+            ));
+        }
+        warn(context, &format!("{failure}\n  going on with the other remotes"));
+    }
+    Ok(readable.into_iter().unzip())
+}
+
 impl Desk {
     /// Connects to the remotes, then reads the identity (a passphrase is asked for last), then the trust.
     pub fn open(context: &Context, flag: Option<&Path>, need: Need) -> Outcome<Self> {
@@ -120,14 +149,17 @@ impl Desk {
             Some(keys) => Greeting::Push { source: keys.id, lineage: keys.lineage },
             None => Greeting::Other,
         };
-        let wanted = need == Need::Identity || flag.is_some() || keys::find_identity(None, context).is_ok();
+        let wanted = need != Need::IfNamed || flag.is_some() || keys::find_identity(None, context).is_ok();
         if wanted {
             // Look before anybody is asked for anything, and before the network.
             let path = keys::find_identity(flag, context)?;
             std::fs::metadata(&path)
                 .map_err(|e| Failure { exit: Exit::Identity, ..Failure::io("read the identity", &path, &e) })?;
         }
-        let (sinks, remotes, unreached) = connect(&loaded, context, greeting)?;
+        let (mut sinks, mut remotes, unreached) = connect(&loaded, context, greeting)?;
+        if need == Need::Blocks {
+            (sinks, remotes) = only_readable(sinks, remotes, context)?;
+        }
         let identity = if wanted { Some(keys::load_identity(flag, context)?) } else { None };
         let mut desk = Self {
             sinks: sinks.into_iter().map(|sink| Box::new(sink) as Box<dyn Objects>).collect(),

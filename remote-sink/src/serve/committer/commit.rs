@@ -270,8 +270,11 @@ impl<S: Store> Push<S> {
         if head.sequence == sequence && head.previous == previous {
             return Ok(());
         }
-        let text =
-            format!("this head does not follow the newest one: sequence {} where {sequence} is next", head.sequence);
+        let text = if head.sequence == sequence {
+            "this head does not follow the newest one: it names another predecessor".into()
+        } else {
+            format!("this head does not follow the newest one: sequence {} where {sequence} is next", head.sequence)
+        };
         Err(Refused::new(RefusalCode::Chain, text))
     }
 
