@@ -17,6 +17,7 @@ mod poisoning;
 mod refusals;
 mod roles;
 mod shut_doors;
+mod stores;
 mod tidy;
 mod unchanged;
 mod wire;
