@@ -48,9 +48,8 @@ impl<S: Store> Session<S> {
         }
         let free = if is_archive { self.free_for_archives()? } else { self.free_for_small()? };
         if charge > free {
-            let text = format!(
-                "the sink's disk is full, or out of inodes: {free} bytes may be used, {charge} are asked for"
-            );
+            let text =
+                format!("the sink's disk is full, or out of inodes: {free} bytes may be used, {charge} are asked for");
             return Err(Refused::new(RefusalCode::Full, text));
         }
         self.outbox.shared().account(|account| account.reserve(bytes));
