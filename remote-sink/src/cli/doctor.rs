@@ -6,7 +6,7 @@ use crate::cli::vault::Vault;
 use crate::confine::kernel;
 use crate::report::{Failure, UNCONFINED_HELP, exit};
 use crate::serve::Confinement;
-use crate::store::directory;
+use crate::store::{Shelf, directory};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use shared::card::SshKey;
 use shared::id::SourceName;
@@ -49,6 +49,7 @@ pub fn run(_args: &DoctorArgs, context: &mut Context<'_>) -> Result<u8, Failure>
     let mut all = vec![this_kernel(), clock(), file_system(&vault)];
     all.extend(confinement(&vault));
     all.extend(permissions(&vault));
+    all.extend(append_only(&vault));
     let (enrolled, broken) = vault.all()?;
     all.extend(broken.into_iter().map(|failure| found(Grade::Fail, "enrolment", failure.message)));
     all.push(vault_keys(&vault));
@@ -219,6 +220,35 @@ fn permissions(vault: &Vault) -> Vec<Finding> {
         findings.push(found(Grade::Ok, "permissions", "keys are private, the vault is writable by its account alone"));
     }
     findings
+}
+
+/// Shelves where nothing may be removed, as the append-only attribute of a directory says it.
+const APPEND_ONLY: [Shelf; 4] = [Shelf::Archives, Shelf::Heads, Shelf::Receipts, Shelf::Bodies];
+
+/// The second layer, for operators that have root: directories in which the file system itself refuses to remove.
+fn append_only(vault: &Vault) -> Option<Finding> {
+    let names = vault.layout.source_names().ok()?;
+    let shelves = names.iter().flat_map(|name| APPEND_ONLY.map(|shelf| vault.layout.shelf(name, shelf)));
+    let dirs = shelves.flat_map(|dir| {
+        let below = fs::read_dir(&dir).into_iter().flatten().flatten();
+        let below: Vec<_> = below.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect();
+        below.into_iter().chain([dir])
+    });
+    let has = |dir: &Path| {
+        let flags = File::open(dir).ok().and_then(|dir| rustix::fs::ioctl_getflags(dir).ok())?;
+        Some(flags.contains(rustix::fs::IFlags::APPEND))
+    };
+    let all: Vec<bool> = dirs.filter_map(|dir| has(&dir)).collect();
+    let set = all.iter().filter(|set| **set).count();
+    let said = match set {
+        0 => return None,
+        _ if set == all.len() => "set on every directory of archives, heads, receipts and bodies".to_owned(),
+        _ => {
+            let said = format!("set on {set} of {} directories of archives, heads, receipts and bodies", all.len());
+            return Some(found(Grade::Warn, "append-only", said));
+        }
+    };
+    Some(found(Grade::Ok, "append-only", said))
 }
 
 fn vault_keys(vault: &Vault) -> Finding {

@@ -335,7 +335,7 @@ impl Told<'_> {
         })?;
         context.line(self.line)?;
         if enrolment.role == Role::Push {
-            context.remark("Everything is kept: this version has no command that removes.")?;
+            context.remark(format!("Keeps everything until you run: remote-sink retention {name}"))?;
         }
         if enrolment.address.is_none() {
             context.remark("The address in the card is a guess from this host's name: say it with --address.")?;

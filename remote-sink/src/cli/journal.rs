@@ -1,16 +1,19 @@
 //! `remote-sink observe` and `report`: the operator's journal, fed and read.
 
-use super::{Context, DONE, table};
-use crate::cli::vault::Vault;
-use crate::journal::{Journal, SourceMemory};
+use super::{Context, DONE, hooks, table};
+use crate::cli::vault::{Enrolled, Vault};
+use crate::journal::{Event, Journal, SourceMemory, Words};
 use crate::report::Failure;
 use crate::retention::observe;
+use crate::retention::vault::Desk;
 use shared::text::printable;
+use shared::wire::Role;
 
 /// Note in the operator's journal what is new (for cron, every few minutes)
 ///
 /// Retention believes a time of receipt only as far as two observations bound it. Every command that changes something
-/// observes too; run this in between, so that the bounds are narrow.
+/// observes too; run this in between, so that the bounds are narrow. With `[alerts] max-age` a source that falls silent is
+/// noted too, once for each silence, and the alert hooks are called.
 #[derive(Debug, clap::Args)]
 pub struct ObserveArgs {}
 
@@ -24,7 +27,16 @@ pub struct ReportArgs {
 
 pub fn observe(_args: &ObserveArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
     let vault = Vault::open_to_change(context.global.root.as_deref())?;
-    let seen = observe::observe(&mut vault.desk()?)?;
+    let mut desk = vault.desk()?;
+    let seen = observe::observe(&mut desk)?;
+    for one in vault.enrolments()?.iter().filter(|one| one.enrolment.role == Role::Push && !one.enrolment.revoked) {
+        if let Some(message) = fell_silent(&vault, &desk, one) {
+            let event = Event::Alarm(one.name.clone(), Words::truncated(SILENT), Words::truncated(&message));
+            let now = desk.now.clone();
+            desk.journal.append(&now, event)?;
+            hooks::call(&vault.config.hooks, (SILENT, &one.name, &message), context);
+        }
+    }
     if context.global.json {
         context.json(&serde_json::json!({
             "message_type": "observed", "sources": seen.sources, "new_snapshots": seen.new_heads,
@@ -35,11 +47,31 @@ pub fn observe(_args: &ObserveArgs, context: &mut Context<'_>) -> Result<u8, Fai
     DONE
 }
 
+/// What an alarm about silence is called.
+const SILENT: &str = "silent";
+
+/// Why this source counts as silent, unless that was said already of the same silence.
+fn fell_silent(vault: &Vault, desk: &Desk, one: &Enrolled) -> Option<String> {
+    let max_age = vault.config.alerts.max_age?;
+    let enrolled = one.enrolment.enrolled.parse::<jiff::Timestamp>().ok()?;
+    let memory = desk.journal.memory.source(&one.name);
+    let heads = memory.into_iter().flat_map(|memory| memory.chains.values().flatten());
+    let newest = heads.map(|seen| seen.by).max();
+    let since = newest.unwrap_or(enrolled.as_second());
+    let now = jiff::Timestamp::from_second(desk.now.wall).ok()?;
+    let told = memory.is_some_and(|memory| memory.alarms.iter().any(|(at, what, _)| what == SILENT && *at >= since));
+    if told || since >= max_age.before(now).as_second() {
+        return None;
+    }
+    let what = if newest.is_some() { "the last snapshot" } else { "enrolled, and no snapshot since" };
+    Some(format!("{what}: {}, {}", table::local(since), table::ago(desk.now.wall.saturating_sub(since))))
+}
+
 pub fn report(args: &ReportArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
     let vault = Vault::open(context.global.root.as_deref())?;
     let memory = Journal::look(&vault.layout)?;
     let none = SourceMemory::default();
-    for one in vault.choose(&args.sources)?.iter().filter(|one| one.enrolment.role == shared::wire::Role::Push) {
+    for one in vault.choose(&args.sources)?.iter().filter(|one| one.enrolment.role == Role::Push) {
         tell(one.name.as_str(), memory.source(&one.name).unwrap_or(&none), context)?;
     }
     DONE

@@ -6,6 +6,7 @@ mod doctor;
 mod enroll;
 mod generate;
 mod hold;
+mod hooks;
 mod init;
 mod journal;
 mod listen;

@@ -1,17 +1,12 @@
 //! `remote-sink prune`: the rules, then the room. Stops and calls for a person when something is out of the ordinary.
 
-use super::{Context, table};
+use super::{Context, hooks, table};
 use crate::cli::vault::Vault;
-use crate::config::{Hooks, Percent, iec};
+use crate::config::{Percent, iec};
 use crate::report::{Failure, exit};
 use crate::retention::brakes::{Alarm, Brake};
 use crate::retention::{self, Options, Outcome, policy};
 use shared::wire::Role;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
-
-/// A hook may run so long when nothing else is configured.
-const HOOK_SECONDS: u64 = 60;
 
 /// Remove what no rule keeps, and give room back
 ///
@@ -64,7 +59,8 @@ pub fn run(args: &PruneArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
         tell(&outcome, args.dry_run, context)?;
         for alarm in &outcome.alarms {
             if !args.dry_run {
-                call_hooks(&vault.config.hooks, &outcome, alarm, context);
+                let alert = (alarm.brake.as_str(), &outcome.source, alarm.message.as_str());
+                hooks::call(&vault.config.hooks, alert, context);
             }
         }
         let own = match () {
@@ -178,37 +174,4 @@ fn tell_json(outcome: &Outcome, dry_run: bool, context: &mut Context<'_>) -> Res
         "archives_condemned": given.condemned,
         "damaged": outcome.damaged.iter().chain(&given.damaged).collect::<Vec<_>>(),
     }))
-}
-
-/// Runs the alert hooks: argument lists without a shell; what happened stands in the environment.
-fn call_hooks(hooks: &Hooks, outcome: &Outcome, alarm: &Alarm, context: &Context<'_>) {
-    let limit = Duration::from_secs(hooks.timeout.map_or(HOOK_SECONDS, |age| age.seconds()));
-    for argv in &hooks.on_alert {
-        let Some((program, args)) = argv.split_first() else { continue };
-        let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
-        command.env("ALERT", alarm.brake.as_str()).env("SOURCE", outcome.source.as_str());
-        command.env("MESSAGE", &alarm.message);
-        if let Err(e) = call(command, limit) {
-            context.warn(format!("the alert hook {program}: {e}"));
-        }
-    }
-}
-
-fn call(mut command: Command, limit: Duration) -> Result<(), String> {
-    let mut child = command.spawn().map_err(|e| e.to_string())?;
-    let end = Instant::now() + limit;
-    loop {
-        match child.try_wait().map_err(|e| e.to_string())? {
-            Some(status) if status.success() => return Ok(()),
-            Some(status) => return Err(status.to_string()),
-            None if Instant::now() >= end => {
-                // Our own child; it may have ended at this very moment.
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!("it ran longer than {} s and was ended", limit.as_secs()));
-            }
-            None => std::thread::sleep(Duration::from_millis(20)),
-        }
-    }
 }

@@ -4,20 +4,26 @@ use super::snapshots::{self, Snapshot};
 use super::{Context, table};
 use crate::cli::vault::{Enrolled, Vault};
 use crate::config::{Age, iec};
+use crate::journal::{Journal, SourceMemory};
 use crate::report::{Failure, exit};
+use crate::retention::rules::InForce;
+use crate::retention::vault::{RetentionError, Source, View};
+use crate::retention::{history, policy};
 use crate::serve::limits::charge;
 use crate::store::Shelf;
+use crate::store::directory::Root;
 use crate::store::layout::Layout;
-use shared::id::{SourceName, VerifyKey};
+use shared::id::{Digest, SourceName, VerifyKey};
 use shared::sys::{Clock, SystemClock, durable};
 use shared::wire::Role;
 use std::fmt::Write;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Show per source: last snapshot, how many, bytes, quota
+/// Show per source: last snapshot, sizes, growth, holds, alarms, next removal
 ///
-/// Checkpoints of unfinished runs do not count as snapshots here.
+/// Checkpoints of unfinished runs do not count as snapshots here. Growth, holds, alarms and the next removal are in the
+/// operator's journal: an account that may not read it sees the rest.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 every source is fresh, 1 one is too old, 3 one has no snapshot yet.")]
 pub struct StatusArgs {
@@ -59,7 +65,23 @@ struct Line {
     bytes: u64,
     quota: Option<u64>,
     freshness: Freshness,
+    /// Digest of the newest head.
+    newest: Option<Digest>,
+    outlook: Option<Outlook>,
 }
+
+/// What the operator's journal adds.
+#[derive(Debug)]
+struct Outlook {
+    /// Bytes held more than a week ago, or than when it was first seen.
+    growth: i64,
+    held: u64,
+    /// Alarms since the last complete `prune`, by name, each once.
+    alarms: Vec<String>,
+    next_removal: Option<i64>,
+}
+
+const WEEK_SECONDS: i64 = 7 * 86_400;
 
 pub fn run(args: &StatusArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
     let vault = Vault::open(context.global.root.as_deref())?;
@@ -69,7 +91,15 @@ pub fn run(args: &StatusArgs, context: &mut Context<'_>) -> Result<u8, Failure> 
     let sources = chosen.iter().filter(|one| one.enrolment.role == Role::Push && (named || !one.enrolment.revoked));
     let now = SystemClock.now();
     let oldest = oldest(args.max_age.or(vault.config.alerts.max_age), now);
-    let lines = sources.map(|one| line(&vault, one, &sink, oldest)).collect::<Result<Vec<_>, _>>()?;
+    let memory = Journal::look(&vault.layout).ok();
+    let root = Root::open(vault.layout.root()).map_err(RetentionError::Store)?;
+    let with_outlook = |one| {
+        let mut line = line(&vault, one, &sink, oldest)?;
+        let view = memory.as_ref().map(|memory| View { layout: &vault.layout, root: &root, sink: &sink, memory });
+        line.outlook = view.and_then(|view| outlook(&vault, one, view, now));
+        Ok(line)
+    };
+    let lines = sources.map(with_outlook).collect::<Result<Vec<_>, Failure>>()?;
     if let Some(path) = args.prometheus.as_ref().or(vault.config.metrics.textfile.as_ref()) {
         durable::replace(path, metrics(&lines).as_bytes(), durable::PUBLIC)
             .map_err(|e| Failure::io("write", path, &e))?;
@@ -95,7 +125,9 @@ fn line(vault: &Vault, one: &Enrolled, sink: &VerifyKey, oldest: Option<i64>) ->
     let _ = crate::ledger::fold(vault.layout.root(), &one.name, one.enrolment.card.verify_key(), sink);
     let all = snapshots::of_source(&vault.layout, one, sink)?;
     let counts = |snapshot: &&Snapshot| snapshot.head.as_ref().is_some_and(|head| !head.is_checkpoint());
-    let received = all.iter().filter(counts).filter_map(|snapshot| snapshot.received).max();
+    let newest = all.iter().filter(counts).max_by_key(|snapshot| (snapshot.received, snapshot.sequence));
+    let received = newest.and_then(|snapshot| snapshot.received);
+    let newest = newest.and_then(|snapshot| Some(snapshot.head.as_ref()?.digest()));
     let (objects, bytes) = usage(&vault.layout, &one.name)?;
     let freshness = match (received, oldest) {
         (None, _) => Freshness::Unknown,
@@ -104,7 +136,42 @@ fn line(vault: &Vault, one: &Enrolled, sink: &VerifyKey, oldest: Option<i64>) ->
     };
     let snapshots = all.iter().filter(counts).count() as u64;
     let quota = super::sources::quota(one, vault);
-    Ok(Line { name: one.name.clone(), received, snapshots, objects, bytes, quota, freshness })
+    let name = one.name.clone();
+    Ok(Line { name, received, snapshots, objects, bytes, quota, freshness, newest, outlook: None })
+}
+
+/// What is in the journal about a source; nothing where it cannot be read as a whole.
+fn outlook(vault: &Vault, one: &Enrolled, view: View, now: i64) -> Option<Outlook> {
+    let none = SourceMemory::default();
+    let memory = view.memory.source(&one.name).unwrap_or(&none);
+    let source = Source::new(view.root, &one.name, &one.enrolment);
+    let history = history::read(view, &source).ok()?;
+    let decisions = policy::decide(&InForce::of(&vault.config, &one.name).rules, &history.present(), now);
+    let held = history.links.iter().filter(|link| link.snapshot.held).count() as u64;
+    Some(Outlook {
+        growth: growth(memory, now),
+        held,
+        alarms: alarms(memory),
+        next_removal: policy::next_removal(&decisions),
+    })
+}
+
+fn growth(memory: &SourceMemory, now: i64) -> i64 {
+    let week_ago = now.saturating_sub(WEEK_SECONDS);
+    let before = memory.growth.iter().rev().find(|held| held.at <= week_ago).or(memory.growth.first());
+    let bytes = |held: Option<&crate::journal::Holding>| held.map_or(0, |held| held.bytes.cast_signed());
+    bytes(memory.growth.last()).saturating_sub(bytes(before))
+}
+
+fn alarms(memory: &SourceMemory) -> Vec<String> {
+    let pruned = memory.pruned.map_or(i64::MIN, |(at, _)| at);
+    let is_open = |(at, what, _): &&(i64, String, String)| {
+        let accepted = memory.accepted.get(what).map_or(i64::MIN, |(at, _)| *at);
+        *at > pruned.max(accepted)
+    };
+    let names: std::collections::BTreeSet<_> =
+        memory.alarms.iter().filter(is_open).map(|(_, what, _)| what.clone()).collect();
+    names.into_iter().collect()
 }
 
 /// Objects and the bytes that they are charged, counted from the files themselves.
@@ -147,22 +214,31 @@ fn tell(lines: &[Line], now: i64, context: &mut Context<'_>) -> Result<(), Failu
     if shown.is_empty() {
         return Ok(());
     }
-    let titles = ["Source", "State", "Last snapshot", "", "Snapshots", "Objects", "Used", "Quota"];
-    let rows: Vec<Vec<String>> =
-        [titles.map(str::to_owned).to_vec()].into_iter().chain(shown.into_iter().map(|line| row(line, now))).collect();
+    let titles = ["Source", "State", "Last snapshot", "", "Newest", "Snapshots", "Used", "Quota"];
+    let more = ["7 days", "Held", "Alarms", "Next removal"];
+    let titles: Vec<_> = titles.into_iter().chain(more).map(str::to_owned).collect();
+    let rows: Vec<Vec<String>> = [titles].into_iter().chain(shown.into_iter().map(|line| row(line, now))).collect();
     table::columns(&rows).into_iter().try_for_each(|line| context.line(line))
 }
 
 fn row(line: &Line, now: i64) -> Vec<String> {
+    let of = |what: fn(&Outlook) -> String| line.outlook.as_ref().map_or_else(|| "?".into(), what);
     vec![
         line.name.to_string(),
         line.freshness.as_str().into(),
         line.received.map_or_else(|| "never".into(), table::local),
         line.received.map(|received| table::ago(now.saturating_sub(received))).unwrap_or_default(),
+        line.newest.map_or_else(|| "-".into(), |head| head.short()),
         table::grouped(line.snapshots),
-        table::grouped(line.objects),
         iec(line.bytes),
         line.quota.map_or_else(|| "none".into(), iec),
+        of(|outlook| {
+            let sign = if outlook.growth < 0 { '-' } else { '+' };
+            format!("{sign}{}", iec(outlook.growth.unsigned_abs()))
+        }),
+        of(|outlook| table::grouped(outlook.held)),
+        of(|outlook| if outlook.alarms.is_empty() { "none".into() } else { outlook.alarms.join(",") }),
+        of(|outlook| outlook.next_removal.map_or_else(|| "none".into(), table::local)),
     ]
 }
 
@@ -176,18 +252,33 @@ fn json(line: &Line) -> serde_json::Value {
         "objects": line.objects,
         "bytes": line.bytes,
         "quota": line.quota,
+        "head": line.newest.map(|head| head.to_string()),
+        "growth_7_days": line.outlook.as_ref().map(|outlook| outlook.growth),
+        "held": line.outlook.as_ref().map(|outlook| outlook.held),
+        "alarms": line.outlook.as_ref().map(|outlook| &outlook.alarms),
+        "next_removal": line.outlook.as_ref().and_then(|outlook| outlook.next_removal).and_then(table::utc),
     })
 }
 
 /// Text format of Prometheus, without time stamps: the collector refuses them. Names need no escaping.
 fn metrics(lines: &[Line]) -> String {
     type Value = fn(&Line) -> Option<i128>;
-    const ALL: [(&str, &str, Value); 5] = [
+    const ALL: [(&str, &str, Value); 9] = [
         ("last_received_timestamp_seconds", "When the newest snapshot was received.", |l| l.received.map(i128::from)),
         ("snapshots", "Snapshots held.", |l| Some(l.snapshots.into())),
         ("objects", "Objects held.", |l| Some(l.objects.into())),
         ("used_bytes", "Bytes charged to the source.", |l| Some(l.bytes.into())),
         ("quota_bytes", "Bytes that the source may use.", |l| l.quota.map(i128::from)),
+        ("growth_7_days_bytes", "Bytes held more than a week ago.", |l| Some(l.outlook.as_ref()?.growth.into())),
+        ("held_snapshots", "Snapshots that the operator holds.", |l| Some(l.outlook.as_ref()?.held.into())),
+        (
+            "alarms",
+            "Kinds of alarms since the last complete prune.",
+            |l| Some(l.outlook.as_ref()?.alarms.len() as i128),
+        ),
+        ("next_removal_timestamp_seconds", "When a snapshot becomes removable.", |l| {
+            l.outlook.as_ref()?.next_removal.map(i128::from)
+        }),
     ];
     let mut out = String::new();
     let mut put = |text: std::fmt::Arguments<'_>| out.write_fmt(text).unwrap_or_default();
@@ -218,6 +309,8 @@ mod tests {
             bytes: 12_288,
             quota: Some(1 << 30),
             freshness: Freshness::Unknown,
+            newest: None,
+            outlook: None,
         };
         let text = metrics(&[line]);
         assert!(text.contains("remote_sink_quota_bytes{source=\"web1\"} 1073741824\n"), "{text}");

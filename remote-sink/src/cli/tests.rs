@@ -328,6 +328,37 @@ fn a_stopped_prune_calls_the_hook_and_has_its_own_exit_code() {
 }
 
 #[test]
+fn a_source_that_falls_silent_is_told_of_once() {
+    let desk = Desk::new();
+    desk.enroll(&card("web1", 1, None), &[]).unwrap();
+    desk.enroll(&card("fresh", 2, None), &[]).unwrap();
+    let layout = Layout::new(desk.root());
+    let said = desk.dir.path().join("said");
+    let script = format!("printf '%s %s\\n' \"$ALERT\" \"$SOURCE\" >> {}", said.display());
+    let hook = format!("\n[hooks]\non-alert = [[\"/bin/sh\", \"-c\", {}]]\n", toml::Value::String(script));
+    let config = fs::read_to_string(layout.config()).unwrap();
+    fs::write(layout.config(), format!("{config}\n[alerts]\nmax-age = \"36h\"\n{hook}")).unwrap();
+    let enrolment = layout.enrolment(&"web1".parse().unwrap());
+    let text = fs::read_to_string(&enrolment).unwrap();
+    let line = text.lines().find(|line| line.starts_with("enrolled")).unwrap();
+    fs::write(&enrolment, text.replace(line, "enrolled = \"2026-01-01T00:00:00Z\"")).unwrap();
+    desk.run(&["observe"], "").unwrap();
+    desk.run(&["observe"], "").unwrap();
+    assert_eq!(fs::read_to_string(&said).unwrap(), "silent web1\n");
+    assert!(desk.run(&["report", "web1"], "").unwrap().contains("silent: enrolled, and no snapshot since"));
+    let (_, out) = desk.run_code(&["status", "web1", "--json"], "");
+    let status: serde_json::Value = serde_json::from_str(out.trim()).unwrap();
+    assert_eq!(
+        (&status["alarms"], &status["held"], &status["growth_7_days"]),
+        (&serde_json::json!(["silent"]), &0.into(), &0.into())
+    );
+    // It came back.
+    store_snapshot(&desk, 1, 1_790_000_000);
+    desk.run(&["observe"], "").unwrap();
+    assert_eq!(fs::read_to_string(&said).unwrap(), "silent web1\n", "it was seen now");
+}
+
+#[test]
 fn completions_and_man_pages_come_from_the_same_definitions() {
     let desk = Desk::new();
     for shell in ["bash", "zsh", "fish"] {
@@ -436,6 +467,15 @@ fn snapshots_and_status_show_what_was_accepted() {
     let json: serde_json::Value = serde_json::from_str(desk.run(&["status", "--json"], "").unwrap().trim()).unwrap();
     assert_eq!((&json["objects"], &json["snapshots"]), (&4.into(), &1.into()));
     assert!(json["bytes"].as_u64().unwrap() >= 4 * 4096, "small objects are charged 4 KiB: {json}");
+    assert!(json["head"].as_str().unwrap().starts_with(&id) && json["next_removal"].is_null(), "{json}");
+    desk.run(&["observe"], "").unwrap();
+    desk.run(&["retention", "web1", "--keep-within", "30d", "--keep-weekly", "2"], "").unwrap();
+    desk.run(&["hold", "web1", &id, "--reason", "audit"], "").unwrap();
+    let (_, out) = desk.run_code(&["status", "--json"], "");
+    let json: serde_json::Value = serde_json::from_str(out.trim()).unwrap();
+    assert_eq!((&json["held"], &json["alarms"]), (&1.into(), &serde_json::json!([])));
+    let out = desk.run_code(&["status"], "").1;
+    assert!(out.contains("Next removal") && out.contains(&id), "{out}");
     assert!(desk.run(&["rebuild"], "").unwrap().contains("4 objects"));
 }
 

@@ -10,6 +10,7 @@ use crate::verify::{Finding, Report, SourceReport, VerifyOptions, verify_observe
 use shared::sys::{Clock, SystemClock};
 use shared::text::printable;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Findings that are listed one by one.
@@ -61,6 +62,9 @@ pub fn run(args: &VerifyArgs, context: &mut Context<'_>) -> Result<u8, Failure> 
         limit_read,
         older_than: args.older_than.map(|age| i64::try_from(age.seconds()).unwrap_or(i64::MAX)),
     };
+    // Asking whether a file is open for writing takes a lease for a moment; whoever breaks it sends this signal.
+    signal_hook::flag::register(signal_hook::consts::SIGIO, Arc::default())
+        .map_err(|e| Failure::new("signal", format!("cannot handle SIGIO: {e}")))?;
     let started = Instant::now();
     let began = SystemClock.now();
     let progress = Progress::new(&context.global);
@@ -177,6 +181,10 @@ fn notes(source: &SourceReport, context: &mut Context<'_>) -> Result<(), Failure
         let (read, all) = (table::grouped(source.archives_read), table::grouped(source.archives));
         context.remark(format!("  data of {read} of {all} archives read; the others left out by sample or age"))?;
     }
+    if source.archives_open > 0 {
+        let open = table::grouped(source.archives_open);
+        context.remark(format!("  {open} archives are still open for writing in a session: read again next time"))?;
+    }
     if source.unknown_total > 0 {
         let first = source.unknown.first().map(|path| printable(path.as_bytes(), 200)).unwrap_or_default();
         context.remark(format!("  {} file(s) that are no objects, the first: {first}", source.unknown_total))?;
@@ -239,5 +247,6 @@ fn json(source: &SourceReport) -> serde_json::Value {
         "unknown": source.unknown_total,
         "archives": source.archives,
         "archives_read": source.archives_read,
+        "archives_open": source.archives_open,
     })
 }

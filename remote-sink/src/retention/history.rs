@@ -3,7 +3,7 @@
 use crate::journal::SourceMemory;
 use crate::retention::observe::read_head;
 use crate::retention::policy::{Snapshot, SnapshotId};
-use crate::retention::vault::{Desk, RetentionError, Source, io_error};
+use crate::retention::vault::{RetentionError, Source, View, io_error};
 use crate::store::layout::{Layout, owner_room};
 use crate::store::{Name, Shelf, names, read_whole};
 use shared::format::{Receipt, Release, Voucher};
@@ -66,20 +66,20 @@ struct OwnersWord {
     released: HashSet<Digest>,
 }
 
-fn owners_word(desk: &Desk, source: &Source) -> Result<OwnersWord, RetentionError> {
+fn owners_word(view: View, source: &Source) -> Result<OwnersWord, RetentionError> {
     let mut word = OwnersWord { vouched: HashSet::new(), released: HashSet::new() };
     let Some(owner) = source.owner else { return Ok(word) };
-    let room = desk.root.room(owner_room(&owner));
+    let room = view.root.room(owner_room(&owner));
     for (shelf, is_voucher) in [(Shelf::Vouchers, true), (Shelf::Releases, false)] {
         for name in names(&room, shelf)? {
             let Ok(Some(bytes)) = read_whole(&room, &name, VOUCHER_BYTES_MAX) else { continue };
             if is_voucher {
                 let found =
-                    verified::<Voucher>(&bytes, &owner).filter(|v| (v.source, v.sink) == (source.id, desk.sink));
+                    verified::<Voucher>(&bytes, &owner).filter(|v| (v.source, v.sink) == (source.id, *view.sink));
                 word.vouched.extend(found.map(|voucher| voucher.head));
             } else {
                 let found =
-                    verified::<Release>(&bytes, &owner).filter(|r| (r.source, r.sink) == (source.id, desk.sink));
+                    verified::<Release>(&bytes, &owner).filter(|r| (r.source, r.sink) == (source.id, *view.sink));
                 word.released.extend(found.map(|release| release.head));
             }
         }
@@ -91,20 +91,20 @@ fn verified<T: Object>(bytes: &[u8], key: &shared::id::VerifyKey) -> Option<Veri
     Signed::<T>::parse(bytes).ok()?.verify(key).ok()
 }
 
-fn receipt(desk: &Desk, source: &Source, id: &SnapshotId) -> Result<Option<Verified<Receipt>>, RetentionError> {
+fn receipt(view: View, source: &Source, id: &SnapshotId) -> Result<Option<Verified<Receipt>>, RetentionError> {
     let bytes = match read_whole(&source.store, &Name::Receipt(id.lineage, id.sequence), RECEIPT_BYTES_MAX) {
         Err(e) if e.is_damage() => return Ok(None),
         bytes => bytes?,
     };
-    Ok(bytes.and_then(|bytes| verified::<Receipt>(&bytes, &desk.sink)))
+    Ok(bytes.and_then(|bytes| verified::<Receipt>(&bytes, view.sink)))
 }
 
 /// Reads the history of a source. Only heads that the journal has seen are in it.
-pub fn read(desk: &Desk, source: &Source) -> Result<History, RetentionError> {
+pub fn read(view: View, source: &Source) -> Result<History, RetentionError> {
     let none = SourceMemory::default();
-    let memory = desk.journal.memory.source(&source.name).unwrap_or(&none);
-    let word = owners_word(desk, source)?;
-    let (here, trash) = (bodies(source)?, trash(desk.layout, &source.name)?);
+    let memory = view.memory.source(&source.name).unwrap_or(&none);
+    let word = owners_word(view, source)?;
+    let (here, trash) = (bodies(source)?, trash(view.layout, &source.name)?);
     let mut history = History::default();
     for (lineage, runs) in &memory.chains {
         let mut received_before = i64::MIN;
@@ -118,7 +118,7 @@ pub fn read(desk: &Desk, source: &Source) -> Result<History, RetentionError> {
                 history.lost.push((id, run.entry));
                 continue;
             }
-            let receipt = receipt(desk, source, &id)?.filter(|receipt| receipt.attests(&head).is_ok());
+            let receipt = receipt(view, source, &id)?.filter(|receipt| receipt.attests(&head).is_ok());
             // The sink's own clock within the two observations that bound it; never before the head before it.
             let said = receipt.as_ref().map_or(run.by, |receipt| receipt.received).min(run.by);
             let later = run.after.map_or(i64::MIN, |after| after.saturating_add(1));

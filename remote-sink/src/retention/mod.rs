@@ -124,7 +124,7 @@ fn prune_stepwise(
 
 /// What the rules and the brakes say.
 fn judge(desk: &Desk, source: &Source, options: &Options) -> Result<Outcome, RetentionError> {
-    let history = history::read(desk, source)?;
+    let history = history::read(desk.view(), source)?;
     let rules = InForce::of(desk.config, &source.name);
     let decisions = policy::decide(&rules.rules, &history.present(), desk.now.wall);
     let none = SourceMemory::default();
@@ -206,7 +206,7 @@ pub fn undelete(desk: &mut Desk, name: &SourceName, prefix: &str) -> Result<Link
     observe::observe(desk)?;
     let source = desk.source(name).cloned().ok_or_else(|| RetentionError::NoSuch(name.to_string()))?;
     let Some(_held) = lock(desk.layout, name)? else { return Err(RetentionError::Busy(name.clone())) };
-    let link = history::read(desk, &source)?.find(prefix)?.clone();
+    let link = history::read(desk.view(), &source)?.find(prefix)?.clone();
     if link.place != Place::Trash {
         return Err(RetentionError::NotInTrash(prefix.into()));
     }
@@ -230,7 +230,7 @@ pub fn hold(
 ) -> Result<Link, RetentionError> {
     observe::observe(desk)?;
     let source = desk.source(name).cloned().ok_or_else(|| RetentionError::NoSuch(name.to_string()))?;
-    let link = history::read(desk, &source)?.find(prefix)?.clone();
+    let link = history::read(desk.view(), &source)?.find(prefix)?.clone();
     let (id, why) = (link.snapshot.id, Words::truncated(reason));
     let event = if hold { Event::Held } else { Event::Released };
     desk.journal.append(&desk.now, event(name.clone(), id.lineage, id.sequence, why))?;

@@ -452,7 +452,7 @@ fn receipts_bind_the_journal_and_a_promise_that_prune_keeps() {
     let second = world.commit(&[(a, 1)], 0, 0);
     world.observe();
     let desk = world.desk();
-    let history = history::read(&desk, &desk.sources[0]).unwrap();
+    let history = history::read(desk.view(), &desk.sources[0]).unwrap();
     assert_eq!(history.links[0].snapshot.promised, Some(first.received + 10 * DAY));
     assert!(history.links[0].journal.is_some_and(|digest| desk.journal.memory.digests.contains(&digest)));
     drop(desk);
@@ -482,7 +482,7 @@ fn a_time_outside_two_observations_is_not_believed() {
     world.now = honest + 3600;
     world.observe();
     let desk = world.desk();
-    let history = history::read(&desk, &desk.sources[0]).unwrap();
+    let history = history::read(desk.view(), &desk.sources[0]).unwrap();
     let received: Vec<i64> = history.links.iter().map(|link| link.snapshot.received).collect();
     assert_eq!(received, [honest + 1, honest + 3600]);
 }

@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::enrolment::Enrolment;
-use crate::journal::{Journal, JournalError, Moment};
+use crate::journal::{Journal, JournalError, Memory, Moment};
 use crate::ledger::LedgerError;
 use crate::store::StoreError;
 use crate::store::directory::{Directory, Root};
@@ -74,7 +74,19 @@ pub struct Desk<'a> {
     pub now: Moment,
 }
 
+/// What is read to judge a source; a command that changes nothing needs no more.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    pub layout: &'a Layout,
+    pub root: &'a Root,
+    pub sink: &'a VerifyKey,
+    pub memory: &'a Memory,
+}
+
 impl Desk<'_> {
+    pub fn view(&self) -> View<'_> {
+        View { layout: self.layout, root: &self.root, sink: &self.sink, memory: &self.journal.memory }
+    }
     pub fn source(&self, name: &SourceName) -> Option<&Source> {
         self.sources.iter().find(|source| source.name == *name)
     }

@@ -5,6 +5,7 @@ pub mod directory;
 #[cfg(test)]
 pub mod fake;
 pub mod layout;
+pub mod lease;
 
 pub use directory::Directory;
 use shared::id::{ArchiveNumber, Digest, Lineage, SessionId};

@@ -2,7 +2,7 @@
 
 use crate::ledger::Ledger;
 use crate::store::archive::{ArchiveError, Checked, open_checked};
-use crate::store::{Directory, Name, Stored};
+use crate::store::{Directory, Name, Stored, lease};
 use crate::verify::{Judged, SourceReport, VerifyOptions};
 use shared::format::{Index, PageEntry};
 use shared::id::{ArchiveId, ArchiveNumber, Lineage};
@@ -99,6 +99,8 @@ struct Verdict {
     bytes: u64,
     facts: Option<Facts>,
     read: bool,
+    /// A session may still change it: it was open for writing when the reading began.
+    open: bool,
     findings: Vec<String>,
 }
 
@@ -181,7 +183,8 @@ impl Verdict {
         }
         if self.read {
             report.archives_read += 1;
-            if self.findings.is_empty() {
+            report.archives_open += u64::from(self.open);
+            if self.findings.is_empty() && !self.open {
                 report.verified.push(self.name);
             }
         }
@@ -192,7 +195,7 @@ impl Verdict {
 fn judge_one(judged: &Judged, pace: &Pace, name: (Lineage, ArchiveNumber), read: bool) -> Verdict {
     let object = Name::Archive(name.0, name.1);
     let bytes = super::stored_bytes(judged.store, &object);
-    let mut verdict = Verdict { name, bytes, facts: None, read: false, findings: Vec::new() };
+    let mut verdict = Verdict { name, bytes, facts: None, read: false, open: false, findings: Vec::new() };
     let found = match open_checked(judged.store, &object, &judged.key) {
         Ok(Some(found)) => found,
         Ok(None) => {
@@ -211,6 +214,8 @@ fn judge_one(judged: &Judged, pace: &Pace, name: (Lineage, ArchiveNumber), read:
     let absent = (0u32..).zip(&places).filter(|(_, place)| place.is_none()).map(|(part, _)| part).collect();
     let mut damaged = BTreeSet::new();
     if read {
+        // What nobody held open when the reading began is read as it will stay.
+        verdict.open = lease::has_writer(found.stored.file()) == Some(true);
         for (part, place) in (0u32..).zip(&places) {
             let Some((offset, bytes)) = place else { continue };
             if let Err(what) = part_is_right(&found, &found.index, part, *offset, *bytes, pace) {

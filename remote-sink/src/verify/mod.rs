@@ -70,6 +70,8 @@ pub struct SourceReport {
     /// Archives whose parts were read; others were left out by sample or age.
     pub archives_read: u64,
     pub archives: u64,
+    /// Archives of `archives_read` that were open for writing: they count as read when nobody can change them.
+    pub archives_open: u64,
     pub damage: Vec<Finding>,
     /// All damage, also beyond what `damage` lists.
     pub damage_total: u64,
@@ -77,7 +79,7 @@ pub struct SourceReport {
     pub unknown: Vec<String>,
     /// All of them, also beyond what `unknown` lists.
     pub unknown_total: u64,
-    /// Archives that were read whole and are right: for the ledger's table of last readings.
+    /// Archives that were read whole, are right, and cannot be changed by any session any more: for the ledger's table of last readings.
     pub verified: Vec<(Lineage, ArchiveNumber)>,
 }
 

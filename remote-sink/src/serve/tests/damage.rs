@@ -131,3 +131,19 @@ fn samples_and_ages_leave_archives_out_but_nothing_else() {
     };
     assert_eq!((read(60), read(5)), (1, 2));
 }
+
+#[test]
+fn what_a_session_holds_open_for_writing_does_not_count_as_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let (world, source) = stage();
+    let path = world.object(&source, &Name::Archive(source.lineage, source.archive(1, &[1, 1]).number));
+    // As injected code keeps the descriptor of its own upload: no session can open one anew.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let writer = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let report = world.verify().sources.remove(0);
+    assert_eq!((report.archives_read, report.archives_open, report.verified.len()), (2, 1, 1));
+    assert!(report.is_ok(), "it is no damage: {:?}", report.damage);
+    drop(writer);
+    let report = world.verify().sources.remove(0);
+    assert_eq!((report.archives_open, report.verified.len()), (0, 2));
+}
