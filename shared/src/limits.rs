@@ -93,6 +93,8 @@ pub const CARD_BYTES_MAX: usize = 4096;
 pub const FRAME_BYTES_MAX: usize = (4 << 20) + (64 << 10);
 /// Largest payload of a data frame.
 pub const DATA_BYTES_MAX: usize = 1 << 20;
+/// Bytes of anything in a ping, to measure a line with.
+pub const PING_BYTES_MAX: usize = 1 << 16;
 /// Items in one list reply.
 pub const LIST_ITEMS_MAX: usize = 8192;
 /// Longest message text in a refusal.

@@ -4,7 +4,7 @@ use crate::codec::{self, FormatError, List};
 use crate::id::{ArchiveNumber, Digest, Lineage, SessionId, SourceId, VerifyKey};
 use crate::limits::{
     ARCHIVE_PARTS_MAX, BODY_BYTES_MAX, DATA_BYTES_MAX, ENVELOPE_BYTES_MAX, HEAD_BYTES_MAX, LIST_ITEMS_MAX,
-    OWNER_BYTES_MAX, PAGE_BYTES_MAX, REGION_BYTES_MAX, SUBSTITUTE_BYTES_MAX, VOUCHER_BYTES_MAX,
+    OWNER_BYTES_MAX, PAGE_BYTES_MAX, PING_BYTES_MAX, REGION_BYTES_MAX, SUBSTITUTE_BYTES_MAX, VOUCHER_BYTES_MAX,
 };
 use crate::wire::frame::Frame;
 use crate::wire::hello::Hello;
@@ -255,7 +255,9 @@ impl Query {
         let t = frame.tag;
         Ok(match t {
             tag::PING => {
-                empty(&frame)?;
+                if frame.payload.len() > PING_BYTES_MAX {
+                    return Err(RequestError::Format { tag: t, error: FormatError::Length });
+                }
                 Self::Ping
             }
             tag::LIST_SOURCES => {

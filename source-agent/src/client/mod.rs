@@ -5,6 +5,7 @@
 pub(crate) mod fake;
 mod handshake;
 mod lists;
+mod measure;
 mod objects;
 mod parts;
 mod push;
@@ -13,6 +14,7 @@ mod refusal;
 mod tests;
 
 pub use handshake::{Greeting, greet};
+pub use measure::Speed;
 pub use push::{Answer, Asked, PushReceiver, PushSender};
 pub use refusal::{Refusal, ends_session};
 
@@ -66,7 +68,12 @@ impl Client {
 
     /// One round trip, to measure it or to keep the session alive.
     pub fn ping(&mut self) -> Outcome<()> {
-        match self.ask(&Query::Ping)? {
+        self.send(&Query::Ping.frame())?;
+        self.pong()
+    }
+
+    fn pong(&mut self) -> Outcome<()> {
+        match self.reply()? {
             Reply::Pong => Ok(()),
             other => Err(self.unexpected(&other)),
         }

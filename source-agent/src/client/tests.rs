@@ -613,3 +613,17 @@ fn a_silent_sink_is_given_up() {
     assert!(failure.message.contains("nothing moved"), "{failure}");
     drop(theirs);
 }
+
+#[test]
+fn the_way_to_a_sink_is_measured_with_pings() {
+    let client = greeted(PUSH, |sink| {
+        sink.greet(Role::Push);
+        while sink.push_request().is_some_and(|request| matches!(request, PushRequest::Query(Query::Ping))) {
+            sink.reply(&Reply::Pong);
+        }
+    });
+    let mut client = client.unwrap();
+    let speed = client.measure().unwrap();
+    assert!(speed.bytes_per_second > 0 && speed.round_trip > Duration::ZERO, "{speed:?}");
+    client.ping().unwrap();
+}

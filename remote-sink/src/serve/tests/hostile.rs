@@ -196,6 +196,14 @@ fn garbage_ends_the_session_and_only_it() {
         ("an empty frame", Box::new(|client| client.bytes(&[0, 0, 0, 0, 66]))),
         ("a frame beyond the limit", Box::new(|client| client.bytes(&[0xff, 0xff, 0xff, 0x7f, 66]))),
         ("data without an archive", Box::new(|client| client.raw(tag::DATA, &[0; 4096]))),
+        (
+            "a ping with more than it may hold",
+            Box::new(|client| {
+                client.raw(tag::PING, &[7; shared::limits::PING_BYTES_MAX]);
+                assert_eq!(client.reply(), Some(shared::wire::Reply::Pong));
+                client.raw(tag::PING, &[7; shared::limits::PING_BYTES_MAX + 1]);
+            }),
+        ),
         ("empty data", Box::new(|client| client.raw(tag::DATA, &[]))),
         ("a list without an end", Box::new(|client| client.raw(tag::LIST_HEADS, &[0x9f; 100]))),
         (

@@ -1,7 +1,7 @@
 //! One remote, asked what it is.
 
 use crate::cli::{Context, print_json, print_line};
-use crate::client::{self, Greeting};
+use crate::client::{self, Greeting, Speed};
 use crate::config::{Loaded, Place, Remote};
 use crate::keys;
 use crate::progress::{size, warn};
@@ -23,6 +23,7 @@ pub struct Probe {
     door: &'static str,
     welcome: Welcome,
     skew: i64,
+    speed: Speed,
 }
 
 /// Who this machine greets sinks as: a source that pushes, or a reader.
@@ -38,7 +39,7 @@ pub fn greeting(loaded: &Loaded) -> Outcome<Greeting> {
 pub fn probe(loaded: &Loaded, remote: &Remote) -> Outcome<Probe> {
     let mut client = client::connect(loaded, remote, greeting(loaded)?)?;
     let skew = client.welcome().clock.saturating_sub(SystemClock.now());
-    client.ping()?;
+    let speed = client.measure()?;
     if client.welcome().role == Role::Push {
         let keys = keys::load_source(loaded)?;
         let chain = Chain { source: keys.id, lineage: keys.lineage, sink: *client.sink() };
@@ -52,7 +53,7 @@ pub fn probe(loaded: &Loaded, remote: &Remote) -> Outcome<Probe> {
         Place::SshHost { host, .. } => (host, "host key by ssh"),
         Place::Path { .. } => ("this machine".to_owned(), "no network"),
     };
-    Ok(Probe { name: remote.name.clone(), host, door, welcome: client.welcome().clone(), skew })
+    Ok(Probe { name: remote.name.clone(), host, door, welcome: client.welcome().clone(), skew, speed })
 }
 
 impl Probe {
@@ -86,6 +87,8 @@ impl Probe {
                 "quota_left": self.welcome.quota_left,
                 "free": self.welcome.free,
                 "clock_difference_seconds": self.skew,
+                "round_trip_microseconds": u64::try_from(self.speed.round_trip.as_micros()).unwrap_or(u64::MAX),
+                "bytes_per_second": self.speed.bytes_per_second,
             }));
         }
         let role = match self.welcome.role {
@@ -93,13 +96,15 @@ impl Probe {
             other => other.as_str(),
         };
         print_line(&format!(
-            "{}  ok   {} {}   {}   {role}   {}   clock {:+} s",
+            "{}  ok   {} {}   {}   {role}   {}   clock {:+} s   {}/s   round trip {:.1} ms",
             self.name,
             self.host,
             self.program(),
             self.door,
             self.space(),
-            self.skew
+            self.skew,
+            size(self.speed.bytes_per_second),
+            self.speed.round_trip.as_secs_f64() * 1000.0
         ))
     }
 }
