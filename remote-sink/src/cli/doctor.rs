@@ -176,7 +176,7 @@ fn file_system(vault: &Vault) -> Finding {
     let free = space.f_bavail.saturating_mul(space.f_frsize);
     let said = format!("O_TMPFILE, linkat and fsync work; {} free", crate::config::iec(free));
     if free < vault.config.min_free_bytes() {
-        return found(Grade::Fail, "file system", format!("{said}: less than min-free, nothing more is accepted"));
+        return found(Grade::Fail, "file system", format!("{said}: less than min-free, no archive is accepted"));
     }
     if space.f_favail > 0 && space.f_favail < 100_000 {
         return found(Grade::Warn, "file system", format!("{said}; only {} inodes free", space.f_favail));

@@ -26,7 +26,7 @@ const VAULT_TOML: &str = r#"# Configuration of this vault. `remote-sink doctor` 
 config-version = 1
 
 [store]
-min-free = "1GiB"             # archives stop here, so that commits and the operator always have room
+min-free = "1GiB"             # archives stop here, other objects at half of it: commits and the operator have room
 
 [serve]
 idle-timeout = "5min"         # a silent session ends, and its lock with it

@@ -18,9 +18,9 @@ pub struct Limits {
     pub session: Duration,
     /// Bytes that this source may use; `None` = no quota.
     pub quota: Option<u64>,
-    /// Bytes of the file system that archives leave free.
+    /// Bytes of the file system that archives leave free; other small objects than heads leave half of it.
     pub min_free: u64,
-    /// Inodes of the file system that archives leave free, where it counts them.
+    /// Inodes of the file system that archives leave free, where it counts them; the others half of it.
     pub min_free_objects: u64,
     /// All objects of a source.
     pub objects: u64,
@@ -36,6 +36,17 @@ pub struct Limits {
     pub owner_objects: usize,
     /// Archives after which a session record is published.
     pub record_archives: usize,
+}
+
+/// How far an object may reach into the reserve that the operator keeps on the file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// Not at all.
+    Archive,
+    /// Half of it: what is needed to commit archives, of which a source can make as many as it likes.
+    Small,
+    /// All of it: heads, and what this sink writes about them itself.
+    Commit,
 }
 
 /// Objects are charged in multiples of this many bytes, as disks store them.
@@ -63,6 +74,17 @@ impl Default for Limits {
             substitutes: 65_536,
             owner_objects: 65_536,
             record_archives: 4096,
+        }
+    }
+}
+
+impl Limits {
+    /// Bytes and inodes of the file system that objects of this kind leave free.
+    pub const fn kept_free(&self, tier: Tier) -> (u64, u64) {
+        match tier {
+            Tier::Archive => (self.min_free, self.min_free_objects),
+            Tier::Small => (self.min_free / 2, self.min_free_objects / 2),
+            Tier::Commit => (0, 0),
         }
     }
 }

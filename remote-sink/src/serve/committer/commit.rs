@@ -5,6 +5,7 @@ use crate::serve::check::{Pinned, malformed};
 use crate::serve::committer::Session;
 use crate::serve::committer::outbox::store_refusal;
 use crate::serve::committer::push::Push;
+use crate::serve::limits::Tier;
 use crate::store::{Name, Store, archive, read_whole};
 use shared::codec::List;
 use shared::format::{Body, Head, Page, PageEntry, Receipt};
@@ -210,13 +211,22 @@ impl<S: Store> Push<S> {
             total: lack.total,
         };
         if missing.is_empty() {
-            session.admit(bytes.len() as u64, false)?;
+            self.admit_body(session, &digest, bytes.len() as u64)?;
             if !self.put_now(session, Name::Body(digest), bytes)? {
                 return Err(damaged("what is stored under this body's name"));
             }
             self.chain.bodies.insert(digest, missing.total);
         }
         Ok(session.outbox.reply(Reply::Missing(missing))?)
+    }
+
+    /// Is there room for this body? One that is here already needs none.
+    fn admit_body(&self, session: &Session<S>, digest: &Digest, bytes: u64) -> Result<(), Refused> {
+        if session.own()?.get(&Name::Body(*digest)).map_err(|e| store_refusal(&e))?.is_some() {
+            session.outbox.shared().account(|account| account.reserve(bytes));
+            return Ok(());
+        }
+        session.admit(bytes, Tier::Small)
     }
 
     /// Archives that a durable body names, all present; the body may be of an earlier session.
@@ -247,7 +257,7 @@ impl<S: Store> Push<S> {
         self.has_envelope(session, &head)?;
         let archives = self.pinned_archives(session, &head.body)?;
         self.caps.admit_head(session, &head)?;
-        session.admit(bytes.len() as u64, false)?;
+        session.admit(bytes.len() as u64, Tier::Commit)?;
         if !self.put_now(session, Name::Head(self.pinned.lineage, head.sequence), bytes)? {
             return Err(Refused::new(RefusalCode::Conflict, "another head has this sequence number"));
         }

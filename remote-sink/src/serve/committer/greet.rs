@@ -5,6 +5,7 @@ use crate::serve::check::malformed;
 use crate::serve::committer::Session;
 use crate::serve::committer::account::{Account, Holdings, Standing};
 use crate::serve::committer::outbox::store_refusal;
+use crate::serve::limits::Tier;
 use crate::serve::lock::{Busy, Held, Locks};
 use crate::store::Store;
 use shared::codec::{Blob, Text};
@@ -90,7 +91,7 @@ pub fn welcome<S: Store>(
         program: Text::truncated(concat!("remote-sink ", env!("CARGO_PKG_VERSION"))),
         clock: session.clock.now(),
         quota_left: quota.zip(used).map(|(quota, used)| quota.saturating_sub(used)),
-        free: session.free_for_archives()?,
+        free: session.free_for(Tier::Archive)?,
         journal: push.is_some().then(|| session.access.sources.first()?.published.journal).flatten(),
         source: push.is_some().then_some(session.access.identity.source),
         lineage: push.as_ref().map(|(pushing, _)| pushing.lineage),

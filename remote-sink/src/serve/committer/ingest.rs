@@ -4,6 +4,7 @@ use crate::serve::check::{CheckedRegion, PartsCheck};
 use crate::serve::committer::Session;
 use crate::serve::committer::outbox::{Closed, Expect, Publication, existing, store_refusal};
 use crate::serve::committer::push::Push;
+use crate::serve::limits::{Tier, charge};
 use crate::store::{Name, Staged, Store};
 use shared::format::Index;
 use shared::id::{ArchiveId, Digest};
@@ -30,29 +31,35 @@ fn cap(text: impl AsRef<str>) -> Refused {
 }
 
 impl<S: Store> Session<S> {
-    /// May this source store so much more? Small objects may use a slack above the quota, and the vault's reserve: what
-    /// is there already must stay committable.
-    pub fn admit(&self, bytes: u64, is_archive: bool) -> Result<(), Refused> {
+    /// May this source store so much more? Small objects may use a slack above the quota, and a part of the vault's
+    /// reserve: what is there already must stay committable.
+    pub fn admit(&self, bytes: u64, tier: Tier) -> Result<(), Refused> {
         let (used, objects) = self.outbox.shared().account(|account| (account.bytes, account.objects));
         if objects >= self.limits.objects {
             return Err(cap(format!("this source has {objects} objects: no more are taken")));
         }
-        let charge = crate::serve::limits::charge(bytes);
+        let charge = charge(bytes);
         if let Some(quota) = self.quota() {
-            let slack = if is_archive { 0 } else { (quota / 16).max(16 << 20) };
+            let slack = if tier == Tier::Archive { 0 } else { (quota / 16).max(16 << 20) };
             if used.saturating_add(charge) > quota.saturating_add(slack) {
                 let text =
                     format!("the quota of {quota} bytes is reached: {used} are used, {charge} more are asked for");
                 return Err(Refused::new(RefusalCode::Quota, text));
             }
         }
-        let free = if is_archive { self.free_for_archives()? } else { self.free_for_small()? };
-        if charge > free {
+        self.has_room(charge, tier)?;
+        self.outbox.shared().account(|account| account.reserve(bytes));
+        Ok(())
+    }
+
+    /// Is there room on the file system?
+    pub fn has_room(&self, bytes: u64, tier: Tier) -> Result<(), Refused> {
+        let free = self.free_for(tier)?;
+        if bytes > free {
             let text =
-                format!("the sink's disk is full, or out of inodes: {free} bytes may be used, {charge} are asked for");
+                format!("the sink's disk is full, or out of inodes: {free} bytes may be used, {bytes} are asked for");
             return Err(Refused::new(RefusalCode::Full, text));
         }
-        self.outbox.shared().account(|account| account.reserve(bytes));
         Ok(())
     }
 
@@ -64,7 +71,12 @@ impl<S: Store> Session<S> {
     pub fn put_small(&self, name: Name, bytes: Vec<u8>, digest: Digest, signed: bool) -> Result<(), Refused> {
         let store = self.own()?;
         let length = bytes.len() as u64;
-        self.admit(length, false)?;
+        if store.get(&name).map_err(|e| store_refusal(&e))?.is_some() {
+            // Sent again: it needs no room.
+            self.outbox.shared().account(|account| account.reserve(length));
+        } else {
+            self.admit(length, Tier::Small)?;
+        };
         let staged = store.stage().and_then(|mut staged| staged.append(&bytes).map(|()| staged));
         let staged = staged.map_err(|e| {
             self.cancel(length);
@@ -162,7 +174,7 @@ impl<S: Store> Push<S> {
             }
             self.envelope = Some(index.session);
         }
-        session.admit(bytes, true)?;
+        session.admit(bytes, Tier::Archive)?;
         Ok(None)
     }
 

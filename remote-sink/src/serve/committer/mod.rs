@@ -15,7 +15,7 @@ mod query;
 use crate::ledger::Known;
 use crate::serve::channel::{self, ChannelError, Inbound, Inlet, Setup, Watch, timed_out};
 use crate::serve::check::{ends_session, request_refusal};
-use crate::serve::limits::Limits;
+use crate::serve::limits::{Limits, Tier};
 use crate::serve::lock::{Held, Locks};
 use crate::store::Store;
 use access::Access;
@@ -67,19 +67,12 @@ impl<S: Store> Session<S> {
     pub fn quota(&self) -> Option<u64> {
         self.access.quota.or(self.limits.quota)
     }
-    /// Bytes that archives may still take of the file system.
-    pub fn free_for_archives(&self) -> Result<u64, Refused> {
+    /// Bytes of the file system that objects of this kind may still take; 0 also where its inodes are too few.
+    pub fn free_for(&self, tier: Tier) -> Result<u64, Refused> {
         let Some(store) = self.access.sources.first().map(|source| &source.store) else { return Ok(0) };
         let free = store.free().map_err(|e| store_refusal(&e))?;
-        if free.objects <= self.limits.min_free_objects {
-            return Ok(0);
-        }
-        Ok(free.bytes.saturating_sub(self.limits.min_free))
-    }
-    /// Bytes that small objects may still take: the reserve is for them.
-    pub fn free_for_small(&self) -> Result<u64, Refused> {
-        let free = self.own()?.free().map_err(|e| store_refusal(&e))?;
-        Ok(if free.objects == 0 { 0 } else { free.bytes })
+        let (bytes, objects) = self.limits.kept_free(tier);
+        Ok(if free.objects <= objects { 0 } else { free.bytes.saturating_sub(bytes) })
     }
 }
 

@@ -5,6 +5,7 @@ use crate::serve::committer::Session;
 use crate::serve::committer::access::owner_room_of;
 use crate::serve::committer::outbox::store_refusal;
 use crate::serve::committer::query::{damaged, not_found, sorted};
+use crate::serve::limits::{Tier, charge};
 use crate::store::{Name, PutBytes, Shelf, Store, names, put_bytes, read_whole};
 use shared::format::{Envelope, Head, OwnerRecord, Release, Substitute, Voucher, Wrap};
 use shared::id::{Digest, Lineage, SourceId, VerifyKey};
@@ -109,6 +110,7 @@ impl<S: Store> Session<S> {
                 let text = format!("this owner has {count} such objects here: no more are taken");
                 return Err(Refused::new(RefusalCode::Cap, text));
             }
+            self.has_room(charge(bytes.len() as u64), Tier::Small)?;
         }
         match put_bytes(store, &name, bytes).map_err(|e| store_refusal(&e))? {
             PutBytes::New => Ok(Reply::Stored(Stored { digest, existed: false })),

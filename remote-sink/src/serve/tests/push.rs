@@ -1,8 +1,9 @@
 //! What is right is accepted, once, and stays.
 
 use crate::ledger;
+use crate::serve::limits::Limits;
 use crate::serve::tests::{Client, World};
-use crate::store::{Name, Shelf};
+use crate::store::{Name, Shelf, Store};
 use shared::format::Receipt;
 use shared::signature::Signed;
 use shared::wire::request::tag;
@@ -168,12 +169,59 @@ fn the_reserve_is_for_what_makes_archives_count() {
     let one = source.archive(0, &[2, 1]);
     client.put_archive(&one);
     client.close();
-    world.limits.min_free = u64::MAX;
+    // Archives stop, and half of this is less than there is.
+    let free = crate::store::directory::Root::open(world.layout.root()).unwrap().room(String::new()).free().unwrap();
+    world.limits.min_free = free.bytes.saturating_add(free.bytes / 2);
     let mut client = world.push(&source);
     client.send_archive(&source.archive(1, &[2, 1]));
     client.refused(RefusalCode::Full);
     client.commit(&source, &[&one], None);
     client.close();
+    world.assert_whole();
+}
+
+#[test]
+fn half_of_the_reserve_is_for_heads_alone() {
+    half_is_for_heads_alone(|limits| limits.min_free = u64::MAX);
+    let world = World::new();
+    let free = crate::store::directory::Root::open(world.layout.root()).unwrap().room(String::new()).free().unwrap();
+    if free.objects < u64::MAX / 2 {
+        half_is_for_heads_alone(|limits| limits.min_free_objects = u64::MAX);
+    }
+}
+
+fn half_is_for_heads_alone(reserve: impl Fn(&mut Limits)) {
+    let mut world = World::new();
+    let source = world.source("web1", 1);
+    let mut client = world.push(&source);
+    client.put_envelope(&source);
+    let one = source.archive(0, &[2, 1]);
+    client.put_archive(&one);
+    let page = source.page(vec![one.entry(&[0])]);
+    client.put_page(&page);
+    let body = source.body(&[&page], 0);
+    assert!(client.put_body(&body).is_empty());
+    client.close();
+    reserve(&mut world.limits);
+    let mut client = world.push(&source);
+    let second = super::world::envelope(&source.key, source.id(), source.lineage, 2);
+    let other = source.page(vec![one.entry(&[0]), source.archive(9, &[1, 1]).entry(&[0])]);
+    for (tag, bytes) in [
+        (tag::PUT_ENVELOPE, second.as_bytes()),
+        (tag::PUT_PAGE, other.as_bytes()),
+        (tag::PUT_BODY, source.body(&[&page], 1).as_bytes()),
+        (tag::PUT_SUBSTITUTE, source.substitute(&one, &source.archive(9, &[1, 1])).as_bytes()),
+    ] {
+        client.raw(tag, bytes);
+        client.refused(RefusalCode::Full);
+    }
+    // What is here needs no room, and the head of it is taken.
+    assert!(client.put_envelope(&source) && client.put_page(&page));
+    assert!(client.put_body(&body).is_empty());
+    let head = source.head(None, &body);
+    client.put_head(&head);
+    client.close();
+    assert_eq!(world.count(&source, Shelf::Records), 2, "both sessions left their records");
     world.assert_whole();
 }
 

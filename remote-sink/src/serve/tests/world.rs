@@ -11,8 +11,9 @@ use crate::verify::{Report, VerifyOptions, verify};
 use shared::card::{SourceCard, SshKey};
 use shared::codec::{Blob, List};
 use shared::format::archive::{Kind, Part};
+use shared::format::owner::{BlockName, SubstitutePair};
 use shared::format::snapshot::SealedRoot;
-use shared::format::{Body, Envelope, Head, Index, Kem, Page, PageEntry, RecipientWrap, Region};
+use shared::format::{Body, Envelope, Head, Index, Kem, Page, PageEntry, RecipientWrap, Region, Substitute};
 use shared::id::{ArchiveId, ArchiveNumber, Digest, Lineage, Salt, Series, SessionId, SourceId, SourceName, VerifyKey};
 use shared::keyfile;
 use shared::signature::{Plain, SigningKey, Verified, sign};
@@ -238,6 +239,14 @@ impl Source {
 
     pub fn page(&self, entries: Vec<PageEntry>) -> Plain<Page> {
         Plain::new(Page { source: self.id(), lineage: self.lineage, archives: List::new(entries).unwrap() }).unwrap()
+    }
+
+    /// "Block 0 of the one archive is also in block 0 of the other."
+    pub fn substitute(&self, left: &Archive, right: &Archive) -> Verified<Substitute> {
+        let name = |archive: &Archive| BlockName { number: archive.number, id: archive.id, block: 0 };
+        let pair = SubstitutePair { left: name(left), right: List::new(vec![name(right)]).unwrap() };
+        let pairs = List::new(vec![pair]).unwrap();
+        sign(Substitute { source: self.id(), lineage: self.lineage, pairs }, &self.key).unwrap()
     }
 
     pub fn body(&self, pages: &[&Plain<Page>], seed: u64) -> Plain<Body> {
