@@ -30,6 +30,8 @@ pub struct Limits {
     pub envelopes_per_day: u64,
     pub series: usize,
     pub lineages: usize,
+    /// Bodies without a head of theirs that one session may leave.
+    pub headless_bodies: u64,
     /// Substitute records of a source.
     pub substitutes: u64,
     /// Objects of each kind that one owner may leave.
@@ -71,6 +73,7 @@ impl Default for Limits {
             envelopes_per_day: 1000,
             series: 256,
             lineages: LINEAGES_MAX,
+            headless_bodies: 64,
             substitutes: 65_536,
             owner_objects: 65_536,
             record_archives: 4096,

@@ -220,13 +220,21 @@ impl<S: Store> Push<S> {
         Ok(session.outbox.reply(Reply::Missing(missing))?)
     }
 
-    /// Is there room for this body? One that is here already needs none.
-    fn admit_body(&self, session: &Session<S>, digest: &Digest, bytes: u64) -> Result<(), Refused> {
+    /// Is there room for this body? One that is here already needs none. Bodies that no head names would have
+    /// no bound but the quota: heads have a cap a day.
+    fn admit_body(&mut self, session: &Session<S>, digest: &Digest, bytes: u64) -> Result<(), Refused> {
         if session.own()?.get(&Name::Body(*digest)).map_err(|e| store_refusal(&e))?.is_some() {
             session.outbox.shared().account(|account| account.reserve(bytes));
             return Ok(());
         }
-        session.admit(bytes, Tier::Small)
+        if self.bodies_added >= session.limits.headless_bodies.saturating_add(self.heads_added) {
+            let headless = self.bodies_added.saturating_sub(self.heads_added);
+            let text = format!("this session brought {headless} bodies without a head: no more are taken");
+            return Err(Refused::new(RefusalCode::Cap, text));
+        }
+        session.admit(bytes, Tier::Small)?;
+        self.bodies_added += 1;
+        Ok(())
     }
 
     /// Archives that a durable body names, all present; the body may be of an earlier session.
@@ -266,6 +274,7 @@ impl<S: Store> Push<S> {
         self.chain.newest_body = Some(head.body);
         self.chain.committed = None;
         self.caps.head_added(&head);
+        self.heads_added += 1;
         let receipt = self.make_receipt(session, &head, archives)?;
         self.publish_record(session);
         Ok(session.outbox.reply(Reply::Receipt(receipt.as_bytes().to_vec()))?)

@@ -32,6 +32,9 @@ pub struct Push<S: Store> {
     pub in_flight: VecDeque<ArchiveNumber>,
     /// A session whose envelope is known to be durable.
     pub envelope: Option<SessionId>,
+    /// New bodies of this session, and new heads.
+    pub bodies_added: u64,
+    pub heads_added: u64,
 }
 
 impl<S: Store> Push<S> {
@@ -41,7 +44,16 @@ impl<S: Store> Push<S> {
         let pinned = Pinned { identity, lineage: pushing.lineage };
         let chain = Chain::load(session, &pinned, pushing.standing.newest_head)?;
         let caps = Caps::new(pushing.lineages.clone(), ledger);
-        let mut push = Self { pinned, chain, caps, intake: None, in_flight: VecDeque::new(), envelope: None };
+        let mut push = Self {
+            pinned,
+            chain,
+            caps,
+            intake: None,
+            in_flight: VecDeque::new(),
+            envelope: None,
+            bodies_added: 0,
+            heads_added: 0,
+        };
         push.repair(session);
         Ok(push)
     }

@@ -265,6 +265,38 @@ fn heads_and_series_and_objects_have_caps() {
 }
 
 #[test]
+fn bodies_without_heads_have_a_cap() {
+    let mut world = World::new();
+    world.limits.headless_bodies = 2;
+    let source = world.source("web1", 1);
+    let mut client = world.push(&source);
+    client.put_envelope(&source);
+    let one = source.archive(0, &[1, 1]);
+    client.put_archive(&one);
+    let page = source.page(vec![one.entry(&[0])]);
+    client.put_page(&page);
+    let bodies: Vec<_> = (0..5).map(|seed| source.body(&[&page], seed)).collect();
+    assert!(client.put_body(&bodies[0]).is_empty() && client.put_body(&bodies[1]).is_empty());
+    let refused = |client: &mut Client, body: usize| {
+        client.send(&PushRequest::PutBody(bodies[body].as_bytes().to_vec()));
+        client.refused(RefusalCode::Cap);
+    };
+    refused(&mut client, 2);
+    // What is here may be sent again; and each head makes room for one body.
+    assert!(client.put_body(&bodies[0]).is_empty());
+    client.put_head(&source.head(None, &bodies[0]));
+    assert!(client.put_body(&bodies[2]).is_empty());
+    refused(&mut client, 3);
+    client.close();
+    assert_eq!(world.count(&source, Shelf::Bodies), 3);
+    // Another session begins anew: nothing is blocked for ever.
+    let mut client = world.push(&source);
+    assert!(client.put_body(&bodies[3]).is_empty());
+    client.close();
+    world.assert_whole();
+}
+
+#[test]
 fn a_new_lineage_is_a_chain_of_its_own_and_lineages_have_a_cap() {
     let mut world = World::new();
     world.limits.lineages = 2;
