@@ -5,6 +5,7 @@ use crate::listen::window::WAITING_MAX;
 use russh::ChannelId;
 use russh::server::Handle;
 use rustix::process::{Pid, Signal, kill_process_group};
+use shared::wire::Role;
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
@@ -23,8 +24,16 @@ const READ_BYTES: usize = 128 << 10;
 const STDERR_BYTES_MAX: usize = 64 << 10;
 /// Room that an empty buffer keeps.
 const KEPT_BYTES: usize = 1 << 20;
-/// How long a process may take to end by itself once its client is gone.
-const GRACE: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(5) };
+/// How long a process may take to end by itself once its client is gone. One that pushes has objects to make durable
+/// on a disk that may be slow, and a record of them to write.
+pub const fn grace(role: Role) -> Duration {
+    match (role, cfg!(test)) {
+        (Role::Push, false) => Duration::from_secs(60),
+        (Role::Push, true) | (_, false) => Duration::from_secs(5),
+        (_, true) => Duration::from_millis(200),
+    }
+}
+
 /// Pipes of this size where the kernel allows: fewer switches between the two processes.
 const PIPE_BYTES: usize = 1 << 20;
 
@@ -35,6 +44,8 @@ pub struct Start {
     pub arguments: Vec<OsString>,
     pub peer: SocketAddr,
     pub local: SocketAddr,
+    /// How long it may take to end by itself once its client is gone.
+    pub grace: Duration,
 }
 
 /// Bytes on their way from the channel to the process.
@@ -97,6 +108,7 @@ impl Session {
         let _ = rustix::pipe::fcntl_setpipe_size(&stdin, PIPE_BYTES);
         let _ = rustix::pipe::fcntl_setpipe_size(&stdout, PIPE_BYTES);
 
+        let grace = start.grace;
         let queue = Arc::new(Queue::default());
         let (stop, stopped) = oneshot::channel();
         let feeding = tokio::spawn(feed(stdin, Arc::clone(&queue)));
@@ -112,7 +124,7 @@ impl Session {
             feeding.abort();
             match status {
                 Some(status) => say_goodbye(&ends, status).await,
-                None => end(&mut child).await,
+                None => end(&mut child, grace).await,
             }
         });
         Ok(Self { queue, stop })
@@ -226,8 +238,8 @@ async fn say_goodbye(ends: &Ends, status: io::Result<std::process::ExitStatus>) 
 }
 
 /// Its pipes are closed; it may end by itself, then it must.
-async fn end(child: &mut Child) {
-    if tokio::time::timeout(GRACE, child.wait()).await.is_ok() {
+async fn end(child: &mut Child, grace: Duration) {
+    if tokio::time::timeout(grace, child.wait()).await.is_ok() {
         return;
     }
     // Not reaped yet, so the number is still its own.

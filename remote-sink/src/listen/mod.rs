@@ -12,7 +12,7 @@ mod window;
 pub use host_key::{HOST_KEY_KIND, HostKeyError, public_key};
 
 use crate::listen::access::Guest;
-use crate::listen::child::Start;
+use crate::listen::child::{Start, grace};
 use crate::listen::door::Door;
 use crate::listen::rooms::{Closer, Sessions, WaitingRoom};
 use crate::listen::window::Budget;
@@ -20,6 +20,7 @@ use crate::store::layout::Layout;
 use russh::keys::{Algorithm, PrivateKey};
 use russh::{MethodKind, MethodSet, Preferred, SshId, cipher, compression, kex, server};
 use shared::text::printable;
+use shared::wire::Role;
 use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
@@ -45,8 +46,8 @@ const WINDOW_BYTES_MAX: u64 = 128 << 20;
 /// A peer that answers no keepalive for this long is gone.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_TRIES: usize = 4;
-/// How long sessions may take to end when the server does.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(8);
+/// How long sessions may take to end when the server does: as long as each may, and a moment for the answers.
+const SHUTDOWN_GRACE: Duration = grace(Role::Push).saturating_add(Duration::from_secs(3));
 
 /// A server that could not start.
 #[derive(Debug, thiserror::Error)]
@@ -136,7 +137,8 @@ impl Shared {
         let (name, role) = (guest.name.as_str(), guest.role.as_str());
         let arguments = vec!["serve".into(), "--root".into(), root.into()];
         let fixed = ["--source", name, "--role", role].map(Into::into);
-        Start { program: self.program.clone(), arguments: arguments.into_iter().chain(fixed).collect(), peer, local }
+        let arguments = arguments.into_iter().chain(fixed).collect();
+        Start { program: self.program.clone(), arguments, peer, local, grace: grace(guest.role) }
     }
 }
 

@@ -10,7 +10,6 @@ use shared::card::{SourceCard, SshKey};
 use shared::id::SourceName;
 use shared::keyfile;
 use shared::signature::SigningKey;
-use shared::wire::Role;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -279,7 +278,7 @@ fn is_running(pid: &str) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_process_ends_with_its_client_and_with_the_server() {
     let server = Server::start("sleep 1000 & echo $$ $!; wait").await;
-    server.enroll("web1", 1, |_| {});
+    server.enroll("web1", 1, |one| one.role = Role::Read);
     let handle = server.log_in(1).await.unwrap();
     let mut pids = Vec::new();
     for _ in 0..2 {
@@ -300,6 +299,24 @@ async fn the_process_ends_with_its_client_and_with_the_server() {
     while pids[1].iter().any(|pid| is_running(pid)) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_pushes_has_time_to_write_its_record() {
+    // It needs longer than a session that reads may take.
+    let server = Server::start("echo $$; cat >/dev/null; sleep 0.5; echo >\"$(dirname \"$0\")/record\"").await;
+    server.enroll("web1", 1, |_| {});
+    let handle = server.log_in(1).await.unwrap();
+    let mut channel = handle.channel_open_session().await.unwrap();
+    channel.exec(false, "").await.unwrap();
+    let Some(ChannelMsg::Data { data }) = channel.wait().await else { panic!("no answer") };
+    let pid = String::from_utf8(data.to_vec()).unwrap();
+    handle.disconnect(russh::Disconnect::ByApplication, "", "").await.unwrap();
+    while is_running(pid.trim()) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(server.dir.path().join("record").exists(), "it was killed before it was done");
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,8 +36,10 @@ pub struct Limits {
     pub substitutes: u64,
     /// Objects of each kind that one owner may leave.
     pub owner_objects: usize,
-    /// Archives after which a session record is published.
-    pub record_archives: usize,
+    /// Objects, and bytes charged for them, after which a session record is published: what a session that is killed
+    /// leaves uncounted.
+    pub record_objects: u64,
+    pub record_bytes: u64,
 }
 
 /// How far an object may reach into the reserve that the operator keeps on the file system.
@@ -76,7 +78,8 @@ impl Default for Limits {
             headless_bodies: 64,
             substitutes: 65_536,
             owner_objects: 65_536,
-            record_archives: 4096,
+            record_objects: 4096,
+            record_bytes: 256 << 20,
         }
     }
 }

@@ -157,9 +157,9 @@ impl Account {
         }
     }
 
-    /// Archives since the last record.
-    pub fn archives_added(&self) -> usize {
-        self.archives.len()
+    /// Is so much new since the last record that the next one is due?
+    pub fn is_record_due(&self, objects: u64, bytes: u64) -> bool {
+        self.added_objects >= objects || self.added_bytes >= bytes
     }
 
     /// The record of what was added since the last one; `None` if nothing was.

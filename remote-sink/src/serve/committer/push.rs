@@ -19,8 +19,9 @@ use std::sync::Arc;
 /// Archives that may be between the session and the disk.
 const IN_FLIGHT_MAX: usize = 16;
 
-/// A record is published at the latest after so many archives; a few more may be on their way.
-const RECORD_ARCHIVES: usize = shared::limits::RECORD_ARCHIVES_MAX - 64;
+/// A record is published at the latest after so many objects: its lists have room for no more archives, and a few may
+/// be on their way.
+const RECORD_OBJECTS: u64 = shared::limits::RECORD_ARCHIVES_MAX as u64 - 64;
 
 /// State of a pushing session.
 pub struct Push<S: Store> {
@@ -83,8 +84,8 @@ impl<S: Store> Push<S> {
                     return None;
                 }
             }
-            let added = session.outbox.shared().account(|account| account.archives_added());
-            if added >= session.limits.record_archives.min(RECORD_ARCHIVES) {
+            let (objects, bytes) = (session.limits.record_objects.min(RECORD_OBJECTS), session.limits.record_bytes);
+            if session.outbox.shared().account(|account| account.is_record_due(objects, bytes)) {
                 self.publish_record(session);
             }
         }

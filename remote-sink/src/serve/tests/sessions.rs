@@ -2,7 +2,7 @@
 
 use crate::serve::tests::{Client, World};
 use crate::store::Shelf;
-use shared::wire::request::hello_frame;
+use shared::wire::request::{hello_frame, tag};
 use shared::wire::{PushRequest, RefusalCode, Reply, Role};
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ fn idle_over_long_and_slow_sessions_end() {
 #[test]
 fn a_session_leaves_one_signed_record_of_what_it_added() {
     let mut world = World::new();
-    world.limits.record_archives = 2;
+    world.limits.record_objects = 3;
     let source = world.source("web1", 1);
     world.push(&source).close();
     assert_eq!(world.count(&source, Shelf::Records), 0, "nothing was added");
@@ -94,6 +94,28 @@ fn a_session_leaves_one_signed_record_of_what_it_added() {
     let totals = crate::ledger::totals(root, &source.name).unwrap().unwrap();
     assert_eq!((totals.archives, totals.objects), (5, 5 + 5), "envelope, page, body, head, receipt");
     world.assert_whole();
+}
+
+#[test]
+fn what_a_session_added_is_on_record_before_it_ends() {
+    for (objects, bytes) in [(2, u64::MAX), (u64::MAX, 3 * 4096)] {
+        let mut world = World::new();
+        world.limits.record_objects = objects;
+        world.limits.record_bytes = bytes;
+        let source = world.source("web1", 1);
+        let mut client = world.push(&source);
+        client.put_envelope(&source);
+        assert_eq!(world.count(&source, Shelf::Records), 0, "not due yet");
+        client.raw(tag::PUT_PAGE, source.page(vec![source.archive(9, &[1, 1]).entry(&[0])]).as_bytes());
+        client.raw(tag::PUT_PAGE, source.page(vec![source.archive(8, &[1, 1]).entry(&[0])]).as_bytes());
+        client.stored();
+        client.stored();
+        // The record is looked for behind each message: the second answer comes after the look behind the first one.
+        client.alive();
+        client.alive();
+        assert!(world.count(&source, Shelf::Records) >= 1, "a session that is killed now leaves little uncounted");
+        client.close();
+    }
 }
 
 #[test]
