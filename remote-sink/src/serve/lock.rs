@@ -7,10 +7,13 @@
 //!
 //! So a second session knows at once whether it meets a busy one (it is refused) or a silent one (it waits a moment),
 //! and a silent session sees that another waits, and ends.
+//!
+//! And one flock for each session of a key, whatever its role, on one of the first directories of its own `archives`:
+//! sshd itself counts no sessions per key. No command of the operator locks those.
 
-use crate::store::StoreError;
 use crate::store::directory::Root;
-use crate::store::layout::source_room;
+use crate::store::layout::{shelf_dir, source_room};
+use crate::store::{Shelf, StoreError};
 use rustix::fs::{FlockOperation, flock};
 use shared::id::SourceName;
 use std::os::fd::OwnedFd;
@@ -38,6 +41,29 @@ pub struct Locks {
 pub struct Busy {
     /// Start of the session that holds it, seconds since 1970, where the system tells.
     pub since: Option<i64>,
+}
+
+/// Sessions of one key at a time.
+pub const SLOTS: u8 = 8;
+
+/// A key's place for one session; another may have it when this is dropped or the process ends.
+#[derive(Debug)]
+pub struct Slot {
+    _held: OwnedFd,
+}
+
+impl Slot {
+    /// Takes a free place; `None` if there is none.
+    pub fn take(root: &Root, name: &SourceName) -> Result<Option<Self>, StoreError> {
+        let shelf = shelf_dir(&source_room(name), Shelf::Archives);
+        for slot in 0..SLOTS {
+            let dir = root.open_dir(&format!("{shelf}/{slot:02x}"))?;
+            if try_flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+                return Ok(Some(Self { _held: dir }));
+            }
+        }
+        Ok(None)
+    }
 }
 
 fn try_flock(fd: &OwnedFd, operation: FlockOperation) -> bool {

@@ -21,7 +21,7 @@ use crate::store::{Shelf, StoreError};
 use committer::access::Vault;
 use committer::{Start, access};
 pub use limits::Limits;
-use lock::Locks;
+use lock::{Locks, SLOTS, Slot};
 use rustix::process::Pid;
 use shared::id::SourceName;
 use shared::sys::{Clock, SystemClock};
@@ -81,6 +81,11 @@ type Prepared = (Start<crate::store::Directory>, Reach);
 fn prepare(options: &ServeOptions, clock: Arc<dyn Clock>) -> Result<Prepared, Refused> {
     let vault = access::open(&options.root, &options.source, options.role)?;
     let unopened = |e| Refused::new(RefusalCode::Internal, format!("the vault cannot be opened: {e}"));
+    // Before anything is read that grows with the source.
+    let slot = Slot::take(&vault.root, &options.source).map_err(unopened)?.ok_or_else(|| {
+        let text = format!("{SLOTS} sessions of {} run already: no more are taken at a time", options.source);
+        Refused::new(RefusalCode::Busy, text)
+    })?;
     let reach = reach(&vault).map_err(unopened)?;
     let (mut locks, mut ledger) = (None, None);
     if options.role == Role::Push {
@@ -94,6 +99,7 @@ fn prepare(options: &ServeOptions, clock: Arc<dyn Clock>) -> Result<Prepared, Re
         clock,
         limits: options.limits.clone(),
         binding: options.binding.clone(),
+        slot: Some(slot),
         locks,
         ledger: ledger.map(Arc::new),
     };

@@ -16,7 +16,7 @@ use crate::ledger::Known;
 use crate::serve::channel::{self, ChannelError, Inbound, Inlet, Setup, Watch, timed_out};
 use crate::serve::check::{ends_session, request_refusal};
 use crate::serve::limits::{Limits, Tier};
-use crate::serve::lock::{Held, Locks};
+use crate::serve::lock::{Held, Locks, Slot};
 use crate::store::Store;
 use access::Access;
 use outbox::{Outbox, Shared, store_refusal};
@@ -34,6 +34,9 @@ use std::time::{Duration, Instant};
 
 /// Beyond the session's time, for the message that was under way.
 const OVERTIME: Duration = Duration::from_secs(600);
+
+/// How long a session beyond those that its key may have is waited for, to be told so.
+const BUSY_GREETING: Duration = Duration::from_secs(5);
 
 /// Numbers of archives, kept while a client walks through them.
 struct Listing {
@@ -132,6 +135,8 @@ pub struct Start<S: Store> {
     pub clock: Arc<dyn Clock>,
     pub limits: Limits,
     pub binding: Vec<u8>,
+    /// Counts this session among those of its key, to its end.
+    pub slot: Option<Slot>,
     /// Role push: the locks, and what the ledger knows.
     pub locks: Option<Locks>,
     pub ledger: Option<Arc<Known>>,
@@ -162,11 +167,13 @@ pub fn commit<S: Store>(
     let outbox = Outbox::<S>::start(channel.try_clone().map_err(io)?).map_err(io)?;
     let shared = Arc::clone(outbox.shared());
     let latest = Instant::now().checked_add(limits.session.saturating_add(OVERTIME));
-    let patience = Patience { idle: limits.greeting, takeover: limits.takeover, held: None, shared, end: latest };
+    let full = matches!(&start, Err(refused) if refused.code == RefusalCode::Busy);
+    let first_word = if full { limits.greeting.min(BUSY_GREETING) } else { limits.greeting };
+    let patience = Patience { idle: first_word, takeover: limits.takeover, held: None, shared, end: latest };
     let mut incoming = Inlet::new(channel::own(&channel).map_err(io)?, None, patience).buffered();
     match start {
         Ok(start) => {
-            let Start { access, key, clock, limits, binding, locks, ledger } = start;
+            let Start { access, key, clock, limits, binding, slot: _slot, locks, ledger } = start;
             let (listing, broken) = (RefCell::new(None), Cell::new(false));
             let session = Session { access, key, clock, limits, binding, outbox, listing, broken };
             let last = converse(&session, &mut incoming, locks, ledger);

@@ -1,5 +1,7 @@
 //! One session per source; idle and silent ones end.
 
+use crate::enrolment::Reads;
+use crate::serve::lock::SLOTS;
 use crate::serve::tests::{Client, World};
 use crate::store::Shelf;
 use shared::wire::request::{hello_frame, tag};
@@ -22,6 +24,45 @@ fn a_second_session_of_a_busy_source_is_refused() {
     first.alive();
     first.close();
     world.push(&source).alive();
+}
+
+#[test]
+fn a_key_has_a_bounded_number_of_sessions() {
+    let world = World::new();
+    let source = world.source("web1", 1);
+    let reader = world.enroll("laptop", Role::Read, 3, None, Reads::Sources(vec![source.name.clone()]));
+    let auditor = world.enroll("auditor", Role::Audit, 4, None, Reads::Sources(vec![source.name.clone()]));
+    let enter = |name, role| {
+        let mut client = world.connect(name, role);
+        client.banner();
+        match client.say_hello(&Client::hello(None)) {
+            Some(Reply::Welcome(_)) => Ok(client),
+            Some(Reply::Refused(refused)) => Err(refused),
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut sessions: Vec<_> = (0..SLOTS).map(|_| enter(&reader.name, Role::Read).ok().unwrap()).collect();
+    let refused = enter(&reader.name, Role::Read).err().unwrap();
+    assert_eq!(refused.code, RefusalCode::Busy);
+    assert!(refused.message.contains("8 sessions of laptop run already"), "{refused}");
+    // Other keys do not notice: neither another reader, nor the source that is read.
+    enter(&auditor.name, Role::Audit).ok().unwrap().alive();
+    let mut pushing = world.push(&source);
+    assert!(!pushing.put_envelope(&source));
+    pushing.close();
+    // Nor does the operator.
+    crate::ledger::rebuild(world.layout.root(), &reader.name, &reader.key.verify_key()).unwrap();
+    // Who leaves makes room.
+    sessions.pop().unwrap().close();
+    let mut next = loop {
+        // The client saw the end of its session a moment before its place was free.
+        match enter(&reader.name, Role::Read) {
+            Ok(next) => break next,
+            Err(refused) => assert_eq!(refused.code, RefusalCode::Busy),
+        }
+    };
+    next.alive();
+    sessions.iter_mut().for_each(Client::alive);
 }
 
 #[test]

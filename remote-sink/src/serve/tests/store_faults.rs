@@ -44,6 +44,7 @@ fn connect(world: &World, source: &Source, store: &Fake) -> Client {
         clock: Arc::clone(&world.clock) as Arc<dyn shared::sys::Clock>,
         limits: world.limits.clone(),
         binding: Vec::new(),
+        slot: None,
         locks: Some(Locks::open(&root, &source.name, &staging).unwrap()),
         ledger: None,
     };
