@@ -265,6 +265,41 @@ fn heads_and_series_and_objects_have_caps() {
 }
 
 #[test]
+fn a_restored_vault_takes_envelopes_at_once() {
+    let mut world = World::new();
+    world.limits.envelopes_per_day = 2;
+    let source = world.source("web1", 1);
+    let put = |client: &mut Client, salt: u8| {
+        let envelope = super::world::envelope(&source.key, source.id(), source.lineage, salt);
+        client.send(&PushRequest::PutEnvelope(envelope.as_bytes().to_vec()));
+    };
+    // Names are of today, as after a copy; the sessions that brought them were two days ago.
+    let today = jiff::Timestamp::now().as_second();
+    world.clock.set(today - 2 * 24 * 3600);
+    let mut client = world.push(&source);
+    for salt in [2, 3] {
+        put(&mut client, salt);
+        assert!(!client.stored().1);
+    }
+    client.close();
+    world.clock.set(today);
+    let mut client = world.push(&source);
+    for salt in [4, 5] {
+        put(&mut client, salt);
+        assert!(!client.stored().1);
+    }
+    // The cap holds, in this session and in the next one.
+    put(&mut client, 6);
+    client.refused(RefusalCode::Cap);
+    client.close();
+    let mut client = world.push(&source);
+    put(&mut client, 6);
+    client.refused(RefusalCode::Cap);
+    client.close();
+    world.assert_whole();
+}
+
+#[test]
 fn bodies_without_heads_have_a_cap() {
     let mut world = World::new();
     world.limits.headless_bodies = 2;
