@@ -1,6 +1,7 @@
 //! Files with several names in one run: the first one is read, the others take its content.
 
-use super::tree::Dir;
+use super::meta;
+use super::walk::ReadJob;
 use crate::index::record::StatKey;
 use crate::index::uses::Uses;
 use crate::tree::Entry;
@@ -10,23 +11,20 @@ use std::sync::Arc;
 
 /// Files that are remembered; beyond it each name is read, which only takes time.
 const REMEMBERED_MAX: usize = 100_000;
+/// Names that wait for a first one, each with an open directory; beyond it a name is read at once.
+const WAITING_MAX: usize = 1024;
 
-/// What the other names of a file take over; `None`: it could not be read.
-pub type Known = Option<Arc<(Entry, StatKey, bool, Uses)>>;
-
-/// A name that waits for the first one to be read.
-pub struct Waiting {
-    pub dir: Arc<Dir>,
-    pub slot: usize,
-    pub name: Vec<u8>,
-}
+/// What the other names of a file take over.
+pub type Known = Arc<(Entry, StatKey, bool, Uses)>;
 
 enum State {
-    Reading(Vec<Waiting>),
+    Reading(Vec<ReadJob>),
     Read(Known),
 }
 
 struct Link {
+    /// Of the first name. An inode number may be used again within the run: another key may be another file.
+    key: StatKey,
     state: State,
     /// Names of it not seen yet.
     left: u64,
@@ -34,55 +32,76 @@ struct Link {
 
 /// What to do with a name of a file that has several.
 pub enum Turn {
-    /// It is the first one.
-    Read,
-    Take(Known),
+    /// It is the first one: it is read, and [`Links::done`] hears of it.
+    First(ReadJob),
+    /// It is read for itself.
+    Alone(ReadJob),
+    Take(ReadJob, Known),
     Waits,
+}
+
+#[derive(Default)]
+struct All {
+    links: HashMap<(u64, u64), Link>,
+    waiting: usize,
 }
 
 /// Files with several names, by device and inode.
 #[derive(Default)]
 pub struct Links {
-    links: Mutex<HashMap<(u64, u64), Link>>,
+    all: Mutex<All>,
+}
+
+fn file(job: &ReadJob) -> (u64, u64) {
+    (job.stat.st_dev, job.stat.st_ino)
 }
 
 impl Links {
-    pub fn turn(&self, file: (u64, u64), names: u64, waiting: impl FnOnce() -> Waiting) -> Turn {
-        let mut links = self.links.lock();
+    pub fn turn(&self, job: ReadJob) -> Turn {
+        let (file, key) = (file(&job), meta::stat_key(&job.stat));
+        let All { links, waiting } = &mut *self.all.lock();
         let full = links.len() >= REMEMBERED_MAX;
         let Some(link) = links.get_mut(&file) else {
-            if !full {
-                links.insert(file, Link { state: State::Reading(Vec::new()), left: names.saturating_sub(1) });
+            if full {
+                return Turn::Alone(job);
             }
-            return Turn::Read;
+            let left = meta::names(&job.stat).saturating_sub(1);
+            links.insert(file, Link { key, state: State::Reading(Vec::new()), left });
+            return Turn::First(job);
         };
         link.left = link.left.saturating_sub(1);
-        match &mut link.state {
-            State::Reading(all) => {
-                all.push(waiting());
-                Turn::Waits
+        let same = link.key == key;
+        let known = match &mut link.state {
+            State::Reading(names) if same && *waiting < WAITING_MAX => {
+                *waiting += 1;
+                names.push(job);
+                return Turn::Waits;
             }
-            State::Read(known) => {
-                let known = known.clone();
-                if link.left == 0 {
-                    links.remove(&file);
-                }
-                Turn::Take(known)
-            }
-        }
-    }
-
-    /// The first name is read; returns those that wait.
-    pub fn read(&self, file: (u64, u64), known: Known) -> Vec<Waiting> {
-        let mut links = self.links.lock();
-        let Some(link) = links.get_mut(&file) else { return Vec::new() };
-        let waiting = match std::mem::replace(&mut link.state, State::Read(known)) {
-            State::Reading(waiting) => waiting,
-            State::Read(_) => Vec::new(),
+            State::Reading(_) => return Turn::Alone(job),
+            State::Read(known) => Arc::clone(known),
         };
         if link.left == 0 {
             links.remove(&file);
         }
-        waiting
+        if same { Turn::Take(job, known) } else { Turn::Alone(job) }
+    }
+
+    /// The first name is done; returns those that wait. Without content for them the file is forgotten: the next of its
+    /// names is the first one again.
+    pub fn done(&self, first: &ReadJob, known: Option<&Known>) -> Vec<ReadJob> {
+        let file = file(first);
+        let All { links, waiting } = &mut *self.all.lock();
+        let Some(mut link) = links.remove(&file) else { return Vec::new() };
+        let names = match &mut link.state {
+            State::Reading(names) => std::mem::take(names),
+            State::Read(_) => Vec::new(),
+        };
+        *waiting -= names.len();
+        if let Some(known) = known
+            && link.left > 0
+        {
+            links.insert(file, Link { state: State::Read(Arc::clone(known)), ..link });
+        }
+        names
     }
 }

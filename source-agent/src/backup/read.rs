@@ -2,7 +2,7 @@
 
 use super::chunk::{CHUNK_BYTES_MOST, Cut, Cutter, IMAGE_CHUNK_BYTES, is_image, is_zero};
 use super::lay::Lane;
-use super::links::{Links, Turn, Waiting};
+use super::links::{Known, Links, Turn};
 use super::list::{Content, ListBuilder};
 use super::meta::{self, Attributes};
 use super::outcome::Met;
@@ -97,29 +97,29 @@ impl<'a> Reader<'a> {
     /// Reads files until there are no more; after a stop it only empties the queue.
     pub fn run(&mut self, jobs: &Receiver<ReadJob>) {
         for job in jobs {
-            if self.store.shared().stop.is_set() {
-                continue;
-            }
-            if let Err(failure) = self.one(job) {
-                self.store.shared().stop.fail(failure);
+            let mut left = vec![job];
+            while let Some(job) = left.pop() {
+                if self.store.shared().stop.is_set() {
+                    break;
+                }
+                match self.one(job) {
+                    Ok(again) => left.extend(again),
+                    Err(failure) => self.store.shared().stop.fail(failure),
+                }
             }
         }
     }
 
-    fn one(&mut self, job: ReadJob) -> Outcome<()> {
-        let file = (job.stat.st_dev, job.stat.st_ino);
+    /// One name. Returns other names of its file that waited for it in vain: they are read themselves.
+    fn one(&mut self, job: ReadJob) -> Outcome<Vec<ReadJob>> {
         let linked = job.stat.st_nlink > 1 && !job.device;
-        if linked {
-            let waiting = || Waiting { dir: Arc::clone(&job.dir), slot: job.slot, name: job.name.clone() };
-            match self.shared.links.turn(file, meta::names(&job.stat), waiting) {
-                Turn::Read => {}
-                Turn::Take(known) => {
-                    let waiting = Waiting { dir: job.dir, slot: job.slot, name: job.name };
-                    return self.take(waiting, known.as_deref());
-                }
-                Turn::Waits => return Ok(()),
-            }
-        }
+        let turn = if linked { self.shared.links.turn(job) } else { Turn::Alone(job) };
+        let (job, first) = match turn {
+            Turn::First(job) => (job, true),
+            Turn::Alone(job) => (job, false),
+            Turn::Take(job, known) => return self.take(job, &known).map(|()| Vec::new()),
+            Turn::Waits => return Ok(Vec::new()),
+        };
         let path = [&job.dir.path[..], b"/", &job.name].concat();
         let done = match self.read(&job, &path) {
             Ok(done) => Some(done),
@@ -143,35 +143,34 @@ impl<'a> Reader<'a> {
             }
         }
         self.shared.progress.files(1);
+        // What was opened may be newer than what was looked at, even another file: then it speaks for this name alone.
+        let as_seen = done.as_ref().is_some_and(|done| {
+            done.stat.st_dev == job.stat.st_dev && meta::stat_key(&done.stat) == meta::stat_key(&job.stat)
+        });
         let known = done.map(|done| {
             let key = meta::stat_key(&done.stat);
             Arc::new((done.entry, key, done.trusted && !done.changed, done.uses))
         });
-        if linked {
-            for waiting in self.shared.links.read(file, known.clone()) {
-                self.take(waiting, known.as_deref())?;
-            }
-        }
+        let again = if first { self.pass_on(&job, known.as_ref().filter(|_| as_seen))? } else { Vec::new() };
         let filled = known.map_or(Filled::Gone, |known| filled(&job.name, &known));
-        fill(job.dir, job.slot, filled, &mut self.store, self.shared.output)
+        fill(job.dir, job.slot, filled, &mut self.store, self.shared.output)?;
+        Ok(again)
+    }
+
+    /// Gives what was read to the names that wait for it; returns them if there is nothing to give.
+    fn pass_on(&mut self, first: &ReadJob, known: Option<&Known>) -> Outcome<Vec<ReadJob>> {
+        let waiting = self.shared.links.done(first, known);
+        let Some(known) = known else { return Ok(waiting) };
+        waiting.into_iter().try_for_each(|job| self.take(job, known))?;
+        Ok(Vec::new())
     }
 
     /// Another name of a file that was read.
-    fn take(&mut self, waiting: Waiting, known: Option<&(Entry, record::StatKey, bool, Uses)>) -> Outcome<()> {
-        let filled = match known {
-            Some(known) => {
-                self.met.files.add(1);
-                self.met.bytes.add(known.0.size);
-                self.met.files_new.add(1);
-                filled(&waiting.name, known)
-            }
-            None => {
-                let path = [&waiting.dir.path[..], b"/", &waiting.name].concat();
-                self.met.unreadable.add(&path, "another name of a file that could not be read");
-                Filled::Gone
-            }
-        };
-        fill(waiting.dir, waiting.slot, filled, &mut self.store, self.shared.output)
+    fn take(&mut self, job: ReadJob, known: &Known) -> Outcome<()> {
+        self.met.files.add(1);
+        self.met.bytes.add(known.0.size);
+        self.met.files_new.add(1);
+        fill(job.dir, job.slot, filled(&job.name, known), &mut self.store, self.shared.output)
     }
 
     fn read(&mut self, job: &ReadJob, path: &[u8]) -> Result<Done, Issue> {
