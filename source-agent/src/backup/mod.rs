@@ -358,7 +358,7 @@ pub fn dry_run(env: &Env, set: &SetPlan) -> Outcome<Arc<Met>> {
         met: Arc::clone(&met),
         filter: OnceLock::new(),
     };
-    let plan = set.plan(env, true)?;
+    let plan = set.plan(env, set::Look { force: set::is_forced(env, set, &series)?, all_usable: true })?;
     let (changes, _nobody) = unbounded();
     let output = tree::Output::new(changes);
     let users = users::Users::read();

@@ -116,7 +116,8 @@ impl Run<'_> {
         let series = env.secret.series(&set.series);
         let index = SeriesIndex::open(&env.cache_dir, &env.source, &env.lineage, &series)?;
         let met = Arc::new(Met::default());
-        let sparse = match index.is_new() || env.force {
+        let force = is_forced(env, set, &index)?;
+        let sparse = match index.is_new() || force {
             true => HashSet::new(),
             false => repack::sparse_blocks(&env.cache_dir, &env.index, self.snapshot_bytes)?,
         };
@@ -136,7 +137,8 @@ impl Run<'_> {
             met: Arc::clone(&met),
             filter: OnceLock::new(),
         };
-        let (top, fresh) = self.pipeline(set, &shared, &index, &series, seal_jobs, all_usable, started)?;
+        let look = Look { force, all_usable };
+        let (top, fresh) = self.pipeline(set, &shared, &index, &series, seal_jobs, look, started)?;
         if set.options.on_unreadable == OnUnreadable::Fail && met.unreadable.count() > 0 {
             let message = format!("{} paths could not be read, and on-unreadable is \"fail\"", met.unreadable.count());
             let failure = met
@@ -179,7 +181,7 @@ impl Run<'_> {
         index: &SeriesIndex,
         series: &Series,
         seal_jobs: Receiver<SealJob>,
-        all_usable: bool,
+        look: Look,
         started: i64,
     ) -> Outcome<(Top, HashMap<u64, ArchiveId>)> {
         let env = self.env;
@@ -201,7 +203,7 @@ impl Run<'_> {
         let mut writer = index.begin()?;
         let sealers = env.sealers();
         let plan = match &set.input {
-            Input::Paths(_) => Some(set.plan(env, all_usable)?),
+            Input::Paths(_) => Some(set.plan(env, look)?),
             Input::Stream { .. } => None,
         };
         let stop = &self.stop;
@@ -260,18 +262,19 @@ impl Run<'_> {
         stop.check()?;
         written?;
         let top = output.top.lock().take().ok_or_else(stopped)?;
-        self.finish_series(index, writer)?;
+        self.finish_series(index, writer, set)?;
         Ok((top, handed.into_inner().into_iter().map(|(number, id, _)| (number, id)).collect()))
     }
 
     /// The new snapshot becomes the last one of the local index. Nothing in it depends on the commit: a place that a
     /// remote turns out to lack is noticed in the next run.
-    fn finish_series(&self, index: &SeriesIndex, mut writer: SeriesWriter) -> Outcome<()> {
+    fn finish_series(&self, index: &SeriesIndex, mut writer: SeriesWriter, set: &SetPlan) -> Outcome<()> {
         let runs = index.note("runs")?.and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?))).unwrap_or(0);
         let recount = self.env.force || runs >= RECOUNT_AFTER;
         if recount {
             writer.recount()?;
         }
+        writer.set_note(OPTIONS_NOTE, &noted_options(set))?;
         writer.commit()?;
         index.set_note("runs", &if recount { 0 } else { runs + 1 }.to_le_bytes())
     }
@@ -457,6 +460,32 @@ impl Run<'_> {
     }
 }
 
+/// How much of the last snapshot is believed.
+#[derive(Debug, Clone, Copy)]
+pub struct Look {
+    /// Look at every file again, whatever its times say.
+    pub force: bool,
+    /// Every place that the last snapshot refers to is usable.
+    pub all_usable: bool,
+}
+
+/// Name of the series' note of the options that its records were made with.
+const OPTIONS_NOTE: &str = "options";
+
+/// Options that say what is read of a file that is unchanged.
+fn noted_options(set: &SetPlan) -> [u8; 1] {
+    [u8::from(set.options.xattrs)]
+}
+
+/// Is everything to be looked at again: as asked for, or since the last snapshot holds more or less of each file than
+/// is asked for now?
+pub fn is_forced(env: &Env, set: &SetPlan, index: &SeriesIndex) -> Outcome<bool> {
+    if env.force || index.is_new() {
+        return Ok(env.force);
+    }
+    Ok(index.note(OPTIONS_NOTE)?.as_deref() != Some(&noted_options(set)[..]))
+}
+
 fn is_incomplete(set: &SetPlan, met: &Met) -> bool {
     met.unreadable.count() > 0 && set.options.on_unreadable != OnUnreadable::Ignore
 }
@@ -503,7 +532,7 @@ impl Checkpoint {
 
 impl SetPlan {
     /// What the walker needs to know.
-    pub fn plan(&self, env: &Env, all_usable: bool) -> Outcome<Plan> {
+    pub fn plan(&self, env: &Env, look: Look) -> Outcome<Plan> {
         let Input::Paths(paths) = &self.input else { return Err(stopped()) };
         let options = &self.options;
         let mut excludes = super::exclude::Excludes::new(&options.exclude, &options.exclude_file)?;
@@ -517,8 +546,8 @@ impl SetPlan {
             excludes,
             one_file_system: options.one_file_system,
             xattrs: options.xattrs,
-            force: env.force,
-            all_usable,
+            force: look.force,
+            all_usable: look.all_usable,
             dry: env.dry,
             on_exclude: env.on_exclude.clone(),
         })

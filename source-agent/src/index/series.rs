@@ -174,6 +174,12 @@ impl SeriesWriter {
         self.connection.execute(sql, params![path, low, high]).map(|_| ()).map_err(sqlite)
     }
 
+    /// A note that stands or falls with the rows.
+    pub fn set_note(&mut self, key: &str, value: &[u8]) -> Outcome<()> {
+        let sql = "INSERT OR REPLACE INTO meta VALUES (?1, ?2)";
+        self.connection.execute(sql, params![key, value]).map(|_| ()).map_err(sqlite)
+    }
+
     fn change(&mut self, packed: &[u8], sign: i64) -> Outcome<()> {
         let Ok(list) = uses::unpack(packed) else {
             self.doubt = true;

@@ -1,5 +1,6 @@
 //! The whole way against sinks in memory; what arrived is opened with an identity and compared with the files.
 
+mod attributes;
 mod laying;
 mod linked;
 mod memory_sink;
