@@ -449,7 +449,7 @@ impl<'a> Walk<'a> {
             let Some(entry) = meta::entry(name, EntryKind::Directory, stat, self.users, Vec::new()) else {
                 return Ok(Found::Omitted);
             };
-            return Ok(Found::Slot(self.record(name, EntryKind::Directory, stat, &entry, known)));
+            return Ok(Found::Slot(self.record(name, EntryKind::Directory, stat, &entry, known, false)));
         }
         Ok(Found::Enter(Task {
             parent: None,

@@ -5,6 +5,8 @@ use crate::index::record;
 use crate::index::series::SeriesIndex;
 use crate::tree::Entry;
 use rustix::fs::XattrFlags;
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use shared::limits::XATTRS_MAX;
 
 fn set_attribute(path: &Path, name: &str) {
     rustix::fs::setxattr(path, name, b"1", XattrFlags::empty()).unwrap();
@@ -50,4 +52,66 @@ fn turning_the_option_on_or_off_changes_unchanged_files() {
         }
         assert!(attributes(&world, "link").is_empty());
     }
+}
+
+#[test]
+fn attributes_that_cannot_be_read_are_reported_in_every_run() {
+    // A file system that takes more of them than a snapshot can hold.
+    let mut world = World::new(1);
+    world.dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    for name in ["state", "cache", "data", "data/dir"] {
+        std::fs::create_dir(world.dir.path().join(name)).unwrap();
+    }
+    world.write("dir/file", b"1");
+    let path = world.data().join("dir");
+    for at in 0..=XATTRS_MAX {
+        let set = rustix::fs::setxattr(&path, format!("user.{at}"), b"", XattrFlags::empty());
+        if set == Err(rustix::io::Errno::NOTSUP) {
+            // Kernels before 6.6.
+            return;
+        }
+        set.unwrap();
+    }
+    age(&world);
+    for _ in 0..3 {
+        let met = Arc::clone(&world.run_and_check().sets[0].met);
+        let unreadable = met.unreadable.sorted();
+        assert_eq!(unreadable.len(), 1, "{unreadable:?}");
+        assert_eq!(unreadable[0].0, path.as_os_str().as_encoded_bytes());
+    }
+    for at in 0..=XATTRS_MAX {
+        rustix::fs::removexattr(&path, format!("user.{at}")).unwrap();
+    }
+    set_attribute(&path, "user.note");
+    assert_eq!(world.run_and_check().sets[0].met.unreadable.count(), 0);
+    assert_eq!(attributes(&world, "dir"), ["user.note"]);
+}
+
+/// Runs with no more rights than the files' owner has.
+fn as_owner<T>(run: impl FnOnce() -> T) -> T {
+    let all = rustix::thread::capabilities(None).unwrap();
+    let over = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+    let fewer = CapabilitySets { effective: all.effective.difference(over), ..all };
+    rustix::thread::set_capabilities(None, fewer).unwrap();
+    let result = run();
+    rustix::thread::set_capabilities(None, all).unwrap();
+    result
+}
+
+#[test]
+fn a_directory_that_was_shut_is_read_whole_when_it_is_open() {
+    let world = World::new(1);
+    world.write("shut/file", b"1");
+    let path = world.data().join("shut");
+    set_attribute(&path, "user.note");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0)).unwrap();
+    age(&world);
+    for _ in 0..2 {
+        assert_eq!(as_owner(|| world.run()).sets[0].met.unreadable.count(), 1);
+        assert!(attributes(&world, "shut").is_empty());
+    }
+    let rights = if rustix::process::geteuid().is_root() { 0 } else { 0o700 };
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(rights)).unwrap();
+    assert_eq!(world.run_and_check().sets[0].met.unreadable.count(), 0);
+    assert_eq!(attributes(&world, "shut"), ["user.note"]);
 }

@@ -5,18 +5,22 @@ use super::super::tree::{Filled, Own, fill};
 use super::{Found, Here, Task, Walk, is_gone};
 use crate::index::record::{self, Record};
 use crate::report::{Exit, Failure, Outcome};
-use crate::tree::{Entry, EntryKind};
+use crate::tree::{Entry, EntryKind, Xattr};
 use rustix::fs::{AtFlags, Stat, statat};
 use rustix::io::Errno;
 use shared::codec::{self, Blob};
 use std::ffi::OsStr;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+/// Longest path that a system call takes, with the zero byte at its end.
+const PATH_BYTES_MAX: usize = 4096;
+
 impl Walk<'_> {
-    /// The record of an entry without content; the old one where it says the same.
+    /// The record of an entry without content; the old one where it says the same. What is not `whole`, as something
+    /// of it was not read, is looked at again in the next run, whatever its times say.
     pub(super) fn record(
         &self,
         name: &[u8],
@@ -24,8 +28,9 @@ impl Walk<'_> {
         stat: &Stat,
         entry: &Entry,
         known: Option<&(Record, Range<usize>)>,
+        whole: bool,
     ) -> Filled {
-        let trusted = meta::is_trusted(stat, meta::now());
+        let trusted = whole && meta::is_trusted(stat, meta::now());
         let new = record::write(name, kind, trusted, &meta::stat_key(stat), &codec::encode(entry), &Vec::new());
         match known {
             Some((old, range)) if old.raw == new => Filled::Old(range.clone()),
@@ -43,8 +48,10 @@ impl Walk<'_> {
         stat: &Stat,
         known: Option<&(Record, Range<usize>)>,
     ) -> Found {
-        let attributes = Attributes::Name(Path::new(OsStr::from_bytes(path)));
-        let xattrs = if self.plan.xattrs { meta::xattrs(attributes).unwrap_or_default() } else { Vec::new() };
+        // The whole path may be longer than a system call takes.
+        let near = format!("/proc/self/fd/{}/", here.fd.as_raw_fd()).into_bytes();
+        let from = if path.len() < PATH_BYTES_MAX { path.to_vec() } else { [&near[..], name].concat() };
+        let (xattrs, whole) = self.xattrs(Attributes::Name(Path::new(OsStr::from_bytes(&from))), path);
         let Some(mut entry) = meta::entry(name, kind, stat, self.users, xattrs) else { return Found::Omitted };
         let number = self.file_systems.get(&stat.st_dev).copied().unwrap_or(0);
         entry.hard_link = meta::hard_link(stat, number);
@@ -68,7 +75,23 @@ impl Walk<'_> {
                 }
             }
         }
-        Found::Slot(self.record(name, kind, stat, &entry, known))
+        Found::Slot(self.record(name, kind, stat, &entry, known, whole))
+    }
+
+    /// Extended attributes, and whether they are all that there is: what cannot be read is reported.
+    fn xattrs(&self, of: Attributes, path: &[u8]) -> (Vec<Xattr>, bool) {
+        if !self.plan.xattrs {
+            return (Vec::new(), true);
+        }
+        match meta::xattrs(of) {
+            Ok(xattrs) => (xattrs, true),
+            // Gone meanwhile: the next look at it says so.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => (Vec::new(), false),
+            Err(e) => {
+                self.met.unreadable.add(path, format!("its extended attributes: {e}"));
+                (Vec::new(), false)
+            }
+        }
     }
 
     /// The directory's own metadata, for its entry in the parent.
@@ -81,10 +104,10 @@ impl Walk<'_> {
         if kept.is_some() {
             return Own { name, stat: key, trusted, kept, fresh: None };
         }
-        let fresh = self.fresh(&name, &task.path, fd, stat);
+        let (fresh, whole) = self.fresh(&name, &task.path, fd, stat);
         let kept = fresh.as_ref().and_then(|fresh| self.same_but_times(task, fresh));
         let fresh = fresh.filter(|_| kept.is_none());
-        Own { name, stat: key, trusted, kept, fresh }
+        Own { name, stat: key, trusted: trusted && whole, kept, fresh }
     }
 
     /// A directory on the way changes its times with names that are not ours: alone they make no new snapshot.
@@ -97,21 +120,15 @@ impl Walk<'_> {
         (same == old).then_some(range)
     }
 
-    fn fresh(&self, name: &[u8], path: &[u8], fd: &OwnedFd, stat: &Stat) -> Option<Box<Entry>> {
+    /// Its metadata, read now, and whether all of it was read.
+    fn fresh(&self, name: &[u8], path: &[u8], fd: &OwnedFd, stat: &Stat) -> (Option<Box<Entry>>, bool) {
         if path.is_empty() && !self.plan.way.named {
-            return None;
+            return (None, true);
         }
-        let xattrs = match self.plan.xattrs.then(|| meta::xattrs(Attributes::Open(fd.as_fd()))) {
-            Some(Ok(xattrs)) => xattrs,
-            Some(Err(e)) => {
-                self.met.unreadable.add(path, format!("its extended attributes: {e}"));
-                Vec::new()
-            }
-            None => Vec::new(),
-        };
+        let (xattrs, whole) = self.xattrs(Attributes::Open(fd.as_fd()), path);
         // The top has no name in any directory.
         let name = if path.is_empty() { b"root" } else { name };
-        meta::entry(name, EntryKind::Directory, stat, self.users, xattrs).map(Box::new)
+        (meta::entry(name, EntryKind::Directory, stat, self.users, xattrs).map(Box::new), whole)
     }
 
     /// A directory that cannot be opened: its entry stays, without a node.
@@ -138,7 +155,7 @@ impl Walk<'_> {
         }
         self.met.directories.add(1);
         let filled = match meta::entry(&task.name, EntryKind::Directory, stat, self.users, Vec::new()) {
-            Some(entry) => self.record(&task.name, EntryKind::Directory, stat, &entry, None),
+            Some(entry) => self.record(&task.name, EntryKind::Directory, stat, &entry, None, false),
             None => Filled::Gone,
         };
         self.leave(task, filled)
