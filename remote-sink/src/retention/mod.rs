@@ -90,13 +90,16 @@ fn prune_stepwise(
     options: &Options,
     step: Step,
 ) -> Result<Outcome, RetentionError> {
-    observe::observe(desk)?;
     let source = desk.source(name).cloned().ok_or_else(|| RetentionError::NoSuch(name.to_string()))?;
+    // The lock first: a head that were committed between the look and the lock would be missing from the history, and
+    // its body would seem to belong to nobody.
+    let held = lock(desk.layout, name)?;
+    observe::observe(desk)?;
+    step("after observing").map_err(io_error("observe", desk.layout.root()))?;
     for brake in options.accept.iter().filter(|_| !options.dry_run) {
         let (what, why) = (Words::truncated(brake.as_str()), Words::truncated(&options.reason));
         desk.journal.append(&desk.now, Event::Accepted(name.clone(), what, why))?;
     }
-    let held = lock(desk.layout, name)?;
     let mut outcome = judge(desk, &source, options)?;
     outcome.busy = held.is_none();
     for alarm in outcome.alarms.iter().filter(|_| !options.dry_run) {
@@ -203,9 +206,14 @@ fn remove(desk: &mut Desk, source: &Source, outcome: &Outcome, step: Step) -> Re
 
 /// Brings a snapshot back from the trash, and holds it: the rules would remove it again.
 pub fn undelete(desk: &mut Desk, name: &SourceName, prefix: &str) -> Result<Link, RetentionError> {
-    observe::observe(desk)?;
+    undelete_stepwise(desk, name, prefix, &|_| Ok(()))
+}
+
+fn undelete_stepwise(desk: &mut Desk, name: &SourceName, prefix: &str, step: Step) -> Result<Link, RetentionError> {
     let source = desk.source(name).cloned().ok_or_else(|| RetentionError::NoSuch(name.to_string()))?;
     let Some(_held) = lock(desk.layout, name)? else { return Err(RetentionError::Busy(name.clone())) };
+    observe::observe(desk)?;
+    step("after observing").map_err(io_error("observe", desk.layout.root()))?;
     let link = history::read(desk.view(), &source)?.find(prefix)?.clone();
     if link.place != Place::Trash {
         return Err(RetentionError::NotInTrash(prefix.into()));
@@ -213,7 +221,7 @@ pub fn undelete(desk: &mut Desk, name: &SourceName, prefix: &str) -> Result<Link
     let id = link.snapshot.id;
     let why = Words::truncated("brought back from the trash");
     desk.journal.append(&desk.now, Event::Held(name.clone(), id.lineage, id.sequence, why))?;
-    sweep::Sweeper { layout: desk.layout, source: &source, step: &|_| Ok(()) }.bring_back(&link.body)?;
+    sweep::Sweeper { layout: desk.layout, source: &source, step }.bring_back(&link.body)?;
     desk.journal.append(&desk.now, Event::Undeleted(name.clone(), link.body))?;
     observe::publish(desk)?;
     ledger::rebuild_held(desk.layout.root(), name, &source.key)?;

@@ -349,6 +349,22 @@ fn nothing_is_touched_while_a_session_runs() {
 }
 
 #[test]
+fn no_session_can_commit_between_the_look_and_what_follows_from_it() {
+    let Story { world, done, .. } = story();
+    let seen = Cell::new(0);
+    let step = |what: &'static str| {
+        seen.set(seen.get() + 1);
+        assert!(lock(&world.layout, &name()).unwrap().is_none(), "a session could commit {what}");
+        Ok(())
+    };
+    let outcome = prune_stepwise(&mut world.desk(), &name(), &Options::default(), &step).unwrap();
+    assert_eq!((outcome.removed(), outcome.busy), (1, false));
+    let pruned = seen.get();
+    undelete_stepwise(&mut world.desk(), &name(), &done[0].id[..8], &step).unwrap();
+    assert!(pruned > 1 && seen.get() > pruned + 1, "it was looked at in both");
+}
+
+#[test]
 fn what_an_interrupted_run_pushed_waits_for_it() {
     let Story { mut world, .. } = story();
     let pushed = world.archive(3);
