@@ -184,8 +184,14 @@ impl From<RetentionError> for Failure {
             RetentionError::Journal(error) => error.into(),
             RetentionError::Busy(_) => Self::new("busy", error).help("try again when it has ended").exit(exit::BUSY),
             RetentionError::Damaged { .. } => Self::new("damaged", error).exit(exit::DAMAGE),
-            RetentionError::NoSuch(_) | RetentionError::Ambiguous(_) | RetentionError::NotInTrash(_) => {
+            RetentionError::NoSuch(_)
+            | RetentionError::Ambiguous(_)
+            | RetentionError::NotInTrash(_)
+            | RetentionError::Nowhere(_) => {
                 Self::new("no-snapshot", error).help("list them: remote-sink prune -n SOURCE").exit(exit::NO_SUCH)
+            }
+            RetentionError::InTrash(_) => {
+                Self::new("in-trash", error).help("run: remote-sink undelete SOURCE SNAPSHOT").exit(exit::NO_SUCH)
             }
             error => Self::new("retention", error),
         }

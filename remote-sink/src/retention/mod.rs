@@ -228,7 +228,7 @@ fn undelete_stepwise(desk: &mut Desk, name: &SourceName, prefix: &str, step: Ste
     Ok(link)
 }
 
-/// Holds a snapshot against every rule, or lets the rules decide again.
+/// Holds a snapshot against every rule, or lets the rules decide again. Only what is here can be held.
 pub fn hold(
     desk: &mut Desk,
     name: &SourceName,
@@ -239,6 +239,11 @@ pub fn hold(
     observe::observe(desk)?;
     let source = desk.source(name).cloned().ok_or_else(|| RetentionError::NoSuch(name.to_string()))?;
     let link = history::read(desk.view(), &source)?.find(prefix)?.clone();
+    match link.place {
+        Place::Trash if hold => return Err(RetentionError::InTrash(prefix.into())),
+        Place::Nowhere if hold => return Err(RetentionError::Nowhere(prefix.into())),
+        Place::Here | Place::Trash | Place::Nowhere => {}
+    }
     let (id, why) = (link.snapshot.id, Words::truncated(reason));
     let event = if hold { Event::Held } else { Event::Released };
     desk.journal.append(&desk.now, event(name.clone(), id.lineage, id.sequence, why))?;

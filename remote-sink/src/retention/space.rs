@@ -44,13 +44,14 @@ fn read_trashed(desk: &Desk, source: &Source, digest: &Digest) -> Result<Plain<B
     parse_body(source, digest, Some(&bytes), &format!("trash/{digest}"))
 }
 
-/// Bodies in the trash whose grace is over for every snapshot that named them. One that the journal does not know stays.
+/// Bodies in the trash whose grace is over for every snapshot that named them. One that the journal does not know stays,
+/// and one of a snapshot that is held.
 fn to_purge(desk: &Desk, source: &Source, trash: &HashSet<Digest>, now: bool) -> Vec<Digest> {
     let Some(memory) = desk.journal.memory.source(&source.name) else { return Vec::new() };
     let rules = InForce::of(desk.config, &source.name);
     let mut over: BTreeMap<Digest, bool> = BTreeMap::new();
-    for gone in memory.gone.values().filter(|gone| trash.contains(&gone.body)) {
-        let is_over = now || rules.grace_is_over(gone.at, desk.now.wall);
+    for (id, gone) in memory.gone.iter().filter(|(_, gone)| trash.contains(&gone.body)) {
+        let is_over = !memory.held.contains(id) && (now || rules.grace_is_over(gone.at, desk.now.wall));
         over.entry(gone.body).and_modify(|all| *all &= is_over).or_insert(is_over);
     }
     over.into_iter().filter(|(_, over)| *over).map(|(body, _)| body).collect()

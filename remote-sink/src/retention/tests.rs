@@ -323,6 +323,29 @@ fn undelete_brings_back_a_whole_snapshot_until_the_grace_is_over() {
 }
 
 #[test]
+fn what_is_held_is_never_purged_and_only_what_is_here_can_be_held() {
+    let Story { mut world, done, .. } = story();
+    let id = &done[0].id[..8];
+    world.prune(&Options::default());
+    let error = hold(&mut world.desk(), &name(), id, true, "").unwrap_err();
+    assert!(matches!(error, RetentionError::InTrash(_)), "{error}");
+    // A journal that has such a hold all the same.
+    let (lineage, why) = (world.lineage, || Words::truncated("why"));
+    let append = |world: &World, event| world.desk().journal.append(&moment(world.now), event).unwrap();
+    append(&world, Event::Held(name(), lineage, done[0].sequence, why()));
+    world.now += 30 * DAY;
+    for now in [false, true] {
+        assert_eq!(world.prune(&Options { now, ..all() }).given.purged, 0, "now: {now}");
+    }
+    assert!(world.layout.trashed(&name(), &done[0].body).exists());
+    append(&world, Event::Released(name(), lineage, done[0].sequence, why()));
+    assert_eq!(world.prune(&all()).given.purged, 1);
+    let error = hold(&mut world.desk(), &name(), id, true, "").unwrap_err();
+    assert!(matches!(error, RetentionError::Nowhere(_)), "{error}");
+    hold(&mut world.desk(), &name(), &done[1].id[..8], true, "").unwrap();
+}
+
+#[test]
 fn a_commit_rescues_what_was_condemned() {
     let Story { mut world, archives, .. } = story();
     let [a, _, c, _] = archives[..] else { unreachable!() };

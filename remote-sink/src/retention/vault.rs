@@ -34,6 +34,10 @@ pub enum RetentionError {
     Ambiguous(String),
     #[error("snapshot {0} is not in the trash")]
     NotInTrash(String),
+    #[error("snapshot {0} is in the trash: undelete it, which holds it too")]
+    InTrash(String),
+    #[error("the content of snapshot {0} is not here any more")]
+    Nowhere(String),
 }
 
 pub fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RetentionError {
