@@ -78,7 +78,11 @@ pub fn report(args: &ReportArgs, context: &mut Context<'_>) -> Result<u8, Failur
 }
 
 fn tell(name: &str, source: &SourceMemory, context: &mut Context<'_>) -> Result<(), Failure> {
-    let heads: u64 = source.chains.values().filter_map(|runs| Some(runs.last()?.last + 1)).sum();
+    let heads: u64 = source
+        .chains
+        .values()
+        .filter_map(|runs| Some(runs.last()?.last.saturating_add(1)))
+        .fold(0, u64::saturating_add);
     let rules = source.rules.clone().unwrap_or_else(|| "keeps everything: no rule is set".into());
     if context.global.json {
         let alarm = |(at, what, message): &(i64, String, String)| serde_json::json!({ "at": table::utc(*at), "what": what, "message": message });

@@ -140,9 +140,15 @@ impl Facts<'_> {
     /// Heads are never removed, and receipts bind entries of the journal: what is missing was rolled back.
     fn rollback(&self) -> Option<String> {
         let accepted = self.accepted(Brake::Rollback);
-        let lost = self.history.lost.iter().filter(|(_, entry)| Some(*entry) > accepted).count();
+        let lost = self.history.lost.iter().filter(|lost| Some(lost.entry) > accepted);
+        let lost = lost.fold(0u64, |sum, lost| sum.saturating_add(lost.count));
         if lost > 0 {
-            return Some(format!("{lost} heads that were here are missing or not what they were"));
+            return Some(format!("{lost} heads are missing, damaged, or not what they were"));
+        }
+        let unread = self.history.unread;
+        let accepted_at = self.source.accepted.get(Brake::Rollback.as_str()).map(|(at, _)| *at);
+        if unread.count > 0 && Some(unread.appeared) > accepted_at {
+            return Some(format!("{} heads behind the newest that was seen are damaged", unread.count));
         }
         let unknown = |link: &&Link| {
             Some(link.entry) > accepted && link.journal.is_some_and(|digest| !self.memory.digests.contains(&digest))

@@ -1,12 +1,12 @@
 //! All committed snapshots of a source, with times that neither the source nor a session could have made up.
 
-use crate::journal::SourceMemory;
-use crate::retention::observe::read_head;
+use crate::journal::{Seen, SourceMemory};
+use crate::retention::observe::{on_shelf, read_head};
 use crate::retention::policy::{Snapshot, SnapshotId};
 use crate::retention::vault::{RetentionError, Source, View, io_error};
 use crate::store::layout::{Layout, owner_room};
-use crate::store::{Name, Shelf, names, read_whole};
-use shared::format::{Receipt, Release, Voucher};
+use crate::store::{Entry, Name, Shelf, Store, Stored, names, read_whole};
+use shared::format::{Head, Receipt, Release, Voucher};
 use shared::id::{Digest, Lineage, Series, SessionId, SourceName};
 use shared::limits::{RECEIPT_BYTES_MAX, VOUCHER_BYTES_MAX};
 use shared::signature::{Object, Signed, Verified};
@@ -39,8 +39,29 @@ pub struct Link {
 #[derive(Debug, Clone, Default)]
 pub struct History {
     pub links: Vec<Link>,
-    /// Heads that the journal knows and that cannot be read any more, with the entry that saw them first.
-    pub lost: Vec<(SnapshotId, u64)>,
+    /// Where heads are missing, damaged, or do not follow one another.
+    pub lost: Vec<Lost>,
+    /// Newest heads on the shelf that no observation could read.
+    pub unread: Unread,
+    /// Heads and receipts on the shelf, of all lineages.
+    heads: usize,
+    receipts: usize,
+}
+
+/// Heads that should be there by the journal: missing, damaged, or not what they were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    pub count: u64,
+    /// The entry that saw them, or those behind them.
+    pub entry: u64,
+}
+
+/// Heads behind all that were seen, which cannot be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unread {
+    pub count: u64,
+    /// When the last of them appeared, by the store's clock.
+    pub appeared: i64,
 }
 
 /// Digests of the bodies in a source's trash.
@@ -99,55 +120,128 @@ fn receipt(view: View, source: &Source, id: &SnapshotId) -> Result<Option<Verifi
     Ok(bytes.and_then(|bytes| verified::<Receipt>(&bytes, view.sink)))
 }
 
-/// Reads the history of a source. Only heads that the journal has seen are in it.
+/// What is needed to read one source's chains.
+struct Reader<'a> {
+    view: View<'a>,
+    source: &'a Source,
+    memory: &'a SourceMemory,
+    word: OwnersWord,
+    here: HashSet<Digest>,
+    trash: HashSet<Digest>,
+    history: History,
+}
+
+/// Reads the history of a source. Only heads that the journal has seen are in it, and those that came back into a gap.
 pub fn read(view: View, source: &Source) -> Result<History, RetentionError> {
     let none = SourceMemory::default();
     let memory = view.memory.source(&source.name).unwrap_or(&none);
-    let word = owners_word(view, source)?;
+    let shelf = on_shelf(source)?;
+    let mut history = History { heads: shelf.values().map(Vec::len).sum(), ..History::default() };
+    source
+        .store
+        .list(Shelf::Receipts, &mut |entry| history.receipts += usize::from(matches!(entry, Entry::Object(_))))?;
     let (here, trash) = (bodies(source)?, trash(view.layout, &source.name)?);
-    let mut history = History::default();
+    let mut reader = Reader { view, source, memory, word: owners_word(view, source)?, here, trash, history };
     for (lineage, runs) in &memory.chains {
-        let mut received_before = i64::MIN;
-        for (run, sequence) in runs.iter().flat_map(|run| (run.first..=run.last).map(move |sequence| (run, sequence))) {
-            let id = SnapshotId { lineage: *lineage, sequence };
-            let Some(head) = read_head(source, *lineage, sequence)? else {
-                history.lost.push((id, run.entry));
-                continue;
-            };
-            if sequence == run.last && head.digest() != run.newest {
-                history.lost.push((id, run.entry));
-                continue;
-            }
-            let receipt = receipt(view, source, &id)?.filter(|receipt| receipt.attests(&head).is_ok());
-            // The sink's own clock within the two observations that bound it; never before the head before it.
-            let said = receipt.as_ref().map_or(run.by, |receipt| receipt.received).min(run.by);
-            let later = run.after.map_or(i64::MIN, |after| after.saturating_add(1));
-            let received = said.max(later).max(received_before);
-            received_before = received;
-            let most = received.saturating_add(i64::try_from(memory.promise_max).unwrap_or(i64::MAX));
-            let promised = receipt.as_ref().and_then(|receipt| receipt.keep_until).map(|until| until.min(most));
-            let snapshot = Snapshot {
-                id,
-                series: head.series,
-                received,
-                checkpoint: head.is_checkpoint(),
-                run_committed: false,
-                held: memory.held.contains(&id),
-                vouched: word.vouched.contains(&head.digest()),
-                promised: promised.filter(|_| !word.released.contains(&head.digest())),
-            };
-            let place = match () {
-                () if here.contains(&head.body) => Place::Here,
-                () if trash.contains(&head.body) => Place::Trash,
-                () => Place::Nowhere,
-            };
-            let journal = receipt.as_ref().and_then(|receipt| receipt.journal);
-            let (digest, body, session) = (head.digest(), head.body, head.session);
-            history.links.push(Link { snapshot, head: digest, body, session, place, entry: run.entry, journal });
-        }
+        reader.chain(*lineage, runs, shelf.get(lineage).map_or(&[], Vec::as_slice))?;
     }
+    for (lineage, sequences) in &shelf {
+        reader.unread(*lineage, sequences)?;
+    }
+    let mut history = reader.history;
     settle_checkpoints(&mut history.links);
     Ok(history)
+}
+
+/// The head before, in the order of sequence numbers.
+struct Before {
+    sequence: u64,
+    head: Digest,
+    received: i64,
+}
+
+impl Reader<'_> {
+    fn lose(&mut self, count: u64, entry: u64) {
+        if count > 0 {
+            self.history.lost.push(Lost { count, entry });
+        }
+    }
+
+    fn chain(&mut self, lineage: Lineage, runs: &[Seen], shelf: &[u64]) -> Result<(), RetentionError> {
+        let (mut next, mut before) = (0, None);
+        for run in runs {
+            // Heads that could not be read when those behind them were seen, and can now.
+            let gap = shelf.partition_point(|s| *s < next)..shelf.partition_point(|s| *s < run.first);
+            let mut missing = run.first.saturating_sub(next);
+            for sequence in shelf.get(gap).unwrap_or_default() {
+                if let Some(head) = read_head(self.source, lineage, *sequence)? {
+                    self.link(run, &head, &mut before)?;
+                    missing = missing.saturating_sub(1);
+                }
+            }
+            self.lose(missing, run.entry);
+            for sequence in run.first..=run.last {
+                match read_head(self.source, lineage, sequence)? {
+                    Some(head) if sequence != run.last || head.digest() == run.newest => {
+                        self.link(run, &head, &mut before)?;
+                    }
+                    _ => self.lose(1, run.entry),
+                }
+            }
+            next = run.last.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    fn link(&mut self, run: &Seen, head: &Verified<Head>, before: &mut Option<Before>) -> Result<(), RetentionError> {
+        let id = SnapshotId { lineage: head.lineage, sequence: head.sequence };
+        let follows =
+            |before: &Before| before.sequence.checked_add(1) != Some(id.sequence) || head.previous == Some(before.head);
+        if !before.as_ref().is_none_or(follows) {
+            self.lose(1, run.entry);
+        }
+        let receipt = receipt(self.view, self.source, &id)?.filter(|receipt| receipt.attests(head).is_ok());
+        // The sink's own clock within the two observations that bound it; never before the head before it.
+        let said = receipt.as_ref().map_or(run.by, |receipt| receipt.received).min(run.by);
+        let later = run.after.map_or(i64::MIN, |after| after.saturating_add(1));
+        let received = said.max(later).max(before.as_ref().map_or(i64::MIN, |before| before.received));
+        *before = Some(Before { sequence: id.sequence, head: head.digest(), received });
+        let most = received.saturating_add(i64::try_from(self.memory.promise_max).unwrap_or(i64::MAX));
+        let promised = receipt.as_ref().and_then(|receipt| receipt.keep_until).map(|until| until.min(most));
+        let snapshot = Snapshot {
+            id,
+            series: head.series,
+            received,
+            checkpoint: head.is_checkpoint(),
+            run_committed: false,
+            held: self.memory.held.contains(&id),
+            vouched: self.word.vouched.contains(&head.digest()),
+            promised: promised.filter(|_| !self.word.released.contains(&head.digest())),
+        };
+        let place = match () {
+            () if self.here.contains(&head.body) => Place::Here,
+            () if self.trash.contains(&head.body) => Place::Trash,
+            () => Place::Nowhere,
+        };
+        let journal = receipt.as_ref().and_then(|receipt| receipt.journal);
+        let (digest, body, session) = (head.digest(), head.body, head.session);
+        self.history.links.push(Link { snapshot, head: digest, body, session, place, entry: run.entry, journal });
+        Ok(())
+    }
+
+    /// Behind the newest that was seen: what can be read has only just come, the rest hides what it names.
+    fn unread(&mut self, lineage: Lineage, sequences: &[u64]) -> Result<(), RetentionError> {
+        let newest = self.memory.newest(&lineage).map(|seen| seen.last);
+        for sequence in sequences.iter().copied().filter(|sequence| Some(*sequence) > newest) {
+            if read_head(self.source, lineage, sequence)?.is_none() {
+                let stored = self.source.store.get(&Name::Head(lineage, sequence)).ok().flatten();
+                let unread = &mut self.history.unread;
+                unread.count += 1;
+                unread.appeared = unread.appeared.max(stored.map_or(i64::MAX, |stored| stored.appeared()));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A checkpoint's run has committed when a whole snapshot of its lineage and series follows, here or expired.
@@ -164,6 +258,10 @@ fn settle_checkpoints(links: &mut [Link]) {
 }
 
 impl History {
+    /// Is every snapshot in it that was ever committed? Only then does a body that it does not name belong to nobody.
+    pub fn is_whole(&self) -> bool {
+        self.lost.is_empty() && self.heads == self.links.len() && self.receipts <= self.heads
+    }
     /// Those whose body is on the shelf: what the policy decides over.
     pub fn present(&self) -> Vec<Snapshot> {
         self.links.iter().filter(|link| link.place == Place::Here).map(|link| link.snapshot.clone()).collect()

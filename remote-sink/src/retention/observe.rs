@@ -9,7 +9,7 @@ use crate::retention::vault::{Desk, RetentionError, Source, io_error};
 use crate::store::{Entry, Name, Shelf, Store, Stored, read_whole};
 use shared::codec::List;
 use shared::format::Head;
-use shared::id::{Digest, Lineage};
+use shared::id::Lineage;
 use shared::limits::HEAD_BYTES_MAX;
 use shared::signature::{Plain, Signed, Verified};
 use shared::sys::durable;
@@ -35,16 +35,16 @@ pub fn read_head(source: &Source, lineage: Lineage, sequence: u64) -> Result<Opt
     Ok(head.filter(|head| (head.source, head.lineage, head.sequence) == (source.id, lineage, sequence)))
 }
 
-/// Newest sequence number on the shelf, of each lineage.
-pub fn newest_on_shelf(source: &Source) -> Result<BTreeMap<Lineage, u64>, RetentionError> {
-    let mut newest: BTreeMap<Lineage, u64> = BTreeMap::new();
+/// Sequence numbers on the shelf, ascending, of each lineage.
+pub fn on_shelf(source: &Source) -> Result<BTreeMap<Lineage, Vec<u64>>, RetentionError> {
+    let mut found: BTreeMap<Lineage, Vec<u64>> = BTreeMap::new();
     source.store.list(Shelf::Heads, &mut |entry| {
         if let Entry::Object(Name::Head(lineage, sequence)) = entry {
-            let known = newest.entry(lineage).or_insert(sequence);
-            *known = sequence.max(*known);
+            found.entry(lineage).or_default().push(sequence);
         }
     })?;
-    Ok(newest)
+    found.values_mut().for_each(|sequences| sequences.sort_unstable());
+    Ok(found)
 }
 
 /// Archives and their bytes.
@@ -62,24 +62,34 @@ pub fn holdings(source: &Source) -> Result<(u64, u64), RetentionError> {
     Ok((names.len() as u64, bytes))
 }
 
-/// Heads behind the newest that was seen, as far as they follow one another.
+/// Runs of heads that one observation lists; what is left is seen by the next one.
+const RUNS_MAX: usize = 256;
+
+/// Heads behind the newest that was seen, in runs that follow one another. One that cannot be read ends a run and hides
+/// nothing behind it: history tells of the gap, and what came later is seen all the same.
 fn new_heads(desk: &Desk, source: &Source) -> Result<Vec<NewHeads>, RetentionError> {
     let memory = desk.journal.memory.source(&source.name);
     let mut found = Vec::new();
-    for (lineage, newest) in newest_on_shelf(source)?.into_iter().take(256) {
-        let known = memory.and_then(|memory| memory.newest(&lineage));
-        let (first, mut before) = known.map_or((0, None), |seen| (seen.last.saturating_add(1), Some(seen.newest)));
-        let mut last: Option<(u64, Digest)> = None;
-        for sequence in first..=newest {
-            let Some(head) = read_head(source, lineage, sequence)? else { break };
-            if head.previous != before {
-                break;
+    for (lineage, sequences) in on_shelf(source)? {
+        let known = memory.and_then(|memory| memory.newest(&lineage)).map(|seen| seen.last);
+        let first = sequences.partition_point(|sequence| Some(*sequence) <= known);
+        let mut run: Option<NewHeads> = None;
+        for sequence in sequences[first..].iter().copied() {
+            let Some(head) = read_head(source, lineage, sequence)? else { continue };
+            let newest = head.digest();
+            match &mut run {
+                Some(run) if run.last.checked_add(1) == Some(sequence) && head.previous == Some(run.newest) => {
+                    (run.last, run.newest) = (sequence, newest);
+                }
+                _ => found.extend(run.replace(NewHeads { lineage, first: sequence, last: sequence, newest })),
             }
-            before = Some(head.digest());
-            last = Some((sequence, head.digest()));
+            if found.len() >= RUNS_MAX {
+                return Ok(found);
+            }
         }
-        if let Some((last, newest)) = last {
-            found.push(NewHeads { lineage, first, last, newest });
+        found.extend(run);
+        if found.len() >= RUNS_MAX {
+            break;
         }
     }
     Ok(found)
@@ -96,7 +106,8 @@ pub fn observe(desk: &mut Desk) -> Result<Observed, RetentionError> {
         if heads.is_empty() && before.is_some_and(|held| (held.archives, held.bytes) == (archives, bytes)) {
             continue;
         }
-        result.new_heads += heads.iter().map(|run| run.last - run.first + 1).sum::<u64>();
+        result.new_heads +=
+            heads.iter().map(|run| (run.last - run.first).saturating_add(1)).fold(0, u64::saturating_add);
         let (name, heads) = (source.name.clone(), List::new(heads)?);
         seen.push(SourceSeen { name, source: source.id, heads, archives, bytes });
     }

@@ -262,13 +262,17 @@ fn count(swept: Swept, place: &Place, given: &mut Given) {
     }
 }
 
-/// Bodies on the shelf that no committed head names, with the time since when.
+/// Bodies on the shelf that no committed head names, with the time since when. None while a head cannot be read: its
+/// body would seem to be one of them.
 fn orphans(
     source: &Source,
     history: &History,
     old: Option<&Condemned>,
     now: i64,
 ) -> Result<Vec<OrphanBody>, RetentionError> {
+    if !history.is_whole() {
+        return Ok(Vec::new());
+    }
     let named: HashSet<Digest> = history.links.iter().map(|link| link.body).collect();
     let known: BTreeMap<Digest, i64> =
         old.iter().flat_map(|old| old.bodies.iter()).map(|orphan| (orphan.body, orphan.since)).collect();

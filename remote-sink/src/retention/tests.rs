@@ -611,6 +611,63 @@ fn a_rollback_of_heads_or_journal_stops() {
     assert!(world.is_here(&done[1]));
 }
 
+#[test]
+fn a_head_that_cannot_be_read_hides_no_later_snapshot() {
+    for tail in [false, true] {
+        let Story { mut world, archives, .. } = story();
+        world.prune(&Options::default());
+        world.config = Config::parse("config-version = 1\n[defaults.retention]\nkeep-last = 9").unwrap();
+        // One head rots before anything has looked at it; two more follow, or none.
+        let mut named = vec![(archives[0], 1)];
+        let rotten = world.commit(&named, 0, 0);
+        let mut later = Vec::new();
+        while !tail && later.len() < 2 {
+            named.push((world.archive(1), 1));
+            later.push(world.commit(&named, 0, 0));
+        }
+        let path = world.layout.object(&name(), &Name::Head(world.lineage, rotten.sequence));
+        let whole = std::fs::read(&path).unwrap();
+        durable::replace(&path, &[&whole[..90], &[0; 9], &whole[99..]].concat(), 0o440).unwrap();
+        assert_eq!(world.prune(&Options::default()).alarms[0].brake, Brake::Rollback);
+        // Time enough to forget every body without a head, and later than the rotten file by any clock.
+        world.now = world.now.max(shared::sys::Clock::now(&shared::sys::SystemClock)) + DAY;
+        let accept = Options { accept: Brake::ALL.to_vec(), reason: "the disk".into(), ..Options::default() };
+        world.prune(&accept);
+        for _ in 0..4 {
+            world.now += 9 * DAY;
+            let outcome = world.prune(&Options { now: true, ..Options::default() });
+            assert!(!outcome.is_stopped(), "accepted once: {:?}", outcome.alarms);
+            for one in later.iter().chain([&rotten]) {
+                assert!(world.is_here(one), "{}", one.sequence);
+            }
+        }
+        if !tail {
+            // The later ones are under the rules like any other.
+            world.config =
+                Config::parse("config-version = 1\n[defaults.retention]\nkeep-last = 1\nmax-remove = '100%'").unwrap();
+            world.prune(&Options::default());
+            assert!(!world.is_here(&later[0]) && world.is_here(&later[1]) && world.is_here(&rotten));
+        }
+        // The head comes back, from another sink: it is a snapshot again.
+        durable::replace(&path, &whole, 0o440).unwrap();
+        world.now += DAY;
+        world.observe();
+        let desk = world.desk();
+        let history = history::read(&desk, &desk.sources[0]).unwrap();
+        assert!(history.is_whole() && history.links.iter().any(|link| link.body == rotten.body));
+    }
+}
+
+#[test]
+fn a_head_that_does_not_follow_stops() {
+    let Story { mut world, archives, .. } = story();
+    world.prune(&Options::default());
+    world.head = world.head.map(|(sequence, _)| (sequence, Digest::of(b"another history")));
+    let other = world.commit(&[(archives[0], 1)], 0, 0);
+    assert_eq!(world.prune(&Options::default()).alarms[0].brake, Brake::Rollback);
+    assert!(world.is_here(&other));
+}
+
 /// A year of an honest source that is taken over on some day, under an operator who accepts every alarm.
 fn year(seed: u64) {
     let rules = "keep-within = \"30d\"\nmin-age = \"20d\"\nkeep-daily = 40\nkeep-monthly = 14\nmax-remove = \"100%\"";
