@@ -168,6 +168,8 @@ pub enum JournalError {
     Io { what: &'static str, path: PathBuf, error: io::Error },
     #[error("{path}: {error}")]
     Key { path: PathBuf, error: KeyFileError },
+    #[error("{path}: an entry before could not be written")]
+    Broken { path: PathBuf },
     #[error("{path}: there is a journal and no key to go on with it")]
     NoKey { path: PathBuf },
     #[error("entry {number} of the operator's journal: {why}")]
@@ -185,6 +187,8 @@ pub struct Journal {
     path: PathBuf,
     file: File,
     key: SigningKey,
+    /// An entry could not be written: how it ends nobody knows, so nothing more may follow it.
+    broken: bool,
     pub memory: Memory,
 }
 
@@ -227,7 +231,7 @@ impl Journal {
             // A crash cut the last entry: nothing was done that it would have told of.
             file.set_len(whole).and_then(|()| file.sync_all()).map_err(io_error("repair", &path))?;
         }
-        Ok(Self { path, file, key, memory })
+        Ok(Self { path, file, key, broken: false, memory })
     }
 
     /// What the journal says, for a command that only looks. A vault without one has an empty memory.
@@ -244,7 +248,12 @@ impl Journal {
         let entry = Entry { number: self.memory.entries, previous: self.memory.last, at: at.clone(), event };
         let entry = sign(entry, &self.key)?;
         let path = self.path.clone();
+        if self.broken {
+            return Err(JournalError::Broken { path });
+        }
+        self.broken = true;
         self.file.write_all(entry.as_bytes()).and_then(|()| self.file.sync_all()).map_err(io_error("write", &path))?;
+        self.broken = false;
         let digest = entry.digest();
         self.memory.take(digest, entry.into_value());
         Ok(digest)

@@ -3,7 +3,7 @@
 use super::{Context, DONE, hooks, table};
 use crate::cli::vault::{Enrolled, Vault};
 use crate::journal::{Event, Journal, SourceMemory, Words};
-use crate::report::Failure;
+use crate::report::{Failure, exit};
 use crate::retention::observe;
 use crate::retention::vault::Desk;
 use shared::text::printable;
@@ -27,9 +27,10 @@ pub struct ReportArgs {
 
 pub fn observe(_args: &ObserveArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
     let vault = Vault::open_to_change(context.global.root.as_deref())?;
+    let (enrolled, unreadable) = vault.all()?;
     let mut desk = vault.desk()?;
     let seen = observe::observe(&mut desk)?;
-    for one in vault.enrolments()?.iter().filter(|one| one.enrolment.role == Role::Push && !one.enrolment.revoked) {
+    for one in enrolled.iter().filter(|one| one.enrolment.role == Role::Push && !one.enrolment.revoked) {
         if let Some(message) = fell_silent(&vault, &desk, one) {
             let event = Event::Alarm(one.name.clone(), Words::truncated(SILENT), Words::truncated(&message));
             let now = desk.now.clone();
@@ -37,6 +38,7 @@ pub fn observe(_args: &ObserveArgs, context: &mut Context<'_>) -> Result<u8, Fai
             hooks::call(&vault.config.hooks, (SILENT, &one.name, &message), context);
         }
     }
+    let failed: Vec<Failure> = unreadable.into_iter().chain(seen.failed.into_iter().map(|(_, e)| e.into())).collect();
     if context.global.json {
         context.json(&serde_json::json!({
             "message_type": "observed", "sources": seen.sources, "new_snapshots": seen.new_heads,
@@ -44,7 +46,7 @@ pub fn observe(_args: &ObserveArgs, context: &mut Context<'_>) -> Result<u8, Fai
     } else {
         context.remark(format!("{} source(s), {} new snapshot(s)", seen.sources, seen.new_heads))?;
     }
-    DONE
+    Ok(failed.iter().map(|failure| context.failed(failure)).max().unwrap_or(exit::OK))
 }
 
 /// What an alarm about silence is called.

@@ -121,6 +121,12 @@ impl Context<'_> {
             eprintln!("warning: {}", shared::text::printable(text.to_string().as_bytes(), 1000));
         }
     }
+    /// Something failed, and the command goes on with the rest; its exit code tells.
+    pub fn failed(&self, failure: &Failure) -> u8 {
+        // Standard error is gone: the exit code still tells.
+        let _ = failure.print(&mut io::stderr(), self.global.json);
+        failure.exit
+    }
     /// One JSON line.
     pub fn json(&mut self, value: &serde_json::Value) -> Result<(), Failure> {
         self.line(value)

@@ -5,6 +5,7 @@ use crate::cli::vault::Vault;
 use crate::config::{Percent, iec};
 use crate::report::{Failure, exit};
 use crate::retention::brakes::{Alarm, Brake};
+use crate::retention::vault::RetentionError;
 use crate::retention::{self, Options, Outcome, policy};
 use shared::wire::Role;
 
@@ -16,7 +17,8 @@ use shared::wire::Role;
 #[command(
     after_help = "Exit codes: 0 done, 11 a session of a source runs (its part was left out), 13 something is damaged, \
                   20 an alarm stopped it and nothing of that source was changed: look into it, then go on with \
-                  --accept WHAT --reason TEXT."
+                  --accept WHAT --reason TEXT. What is wrong with one source does not keep the others from being \
+                  pruned; the highest of their codes is given."
 )]
 pub struct PruneArgs {
     /// Only these sources [default: all]
@@ -44,7 +46,8 @@ pub fn run(args: &PruneArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
     if !args.accept.is_empty() && args.sources.is_empty() {
         return Err(Failure::new("usage", "--accept needs the SOURCE whose alarm was looked into").exit(exit::USAGE));
     }
-    let chosen = vault.choose(&args.sources)?;
+    let (chosen, unreadable) =
+        if args.sources.is_empty() { vault.all()? } else { (vault.choose(&args.sources)?, Vec::new()) };
     let options = Options {
         dry_run: args.dry_run,
         now: args.now,
@@ -53,25 +56,36 @@ pub fn run(args: &PruneArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
         reason: args.reason.clone().unwrap_or_default(),
     };
     let mut desk = vault.desk()?;
-    let mut code = exit::OK;
+    let mut code = unreadable.iter().map(|failure| context.failed(failure)).max().unwrap_or(exit::OK);
     for one in chosen.iter().filter(|one| one.enrolment.role == Role::Push) {
-        let outcome = retention::prune(&mut desk, &one.name, &options)?;
-        tell(&outcome, args.dry_run, context)?;
-        for alarm in &outcome.alarms {
-            if !args.dry_run {
-                let alert = (alarm.brake.as_str(), &outcome.source, alarm.message.as_str());
-                hooks::call(&vault.config.hooks, alert, context);
+        let own = match retention::prune(&mut desk, &one.name, &options) {
+            Ok(outcome) => report(&outcome, &vault, args.dry_run, context)?,
+            // Without a journal nothing may be removed, of no source.
+            Err(e @ RetentionError::Journal(_)) => return Err(e.into()),
+            // What is wrong with one source keeps no other from its room.
+            Err(e) => {
+                let mut failure = Failure::from(e);
+                failure.message = format!("{}: {}", one.name, failure.message);
+                context.failed(&failure)
             }
-        }
-        let own = match () {
-            () if outcome.is_stopped() => exit::STOPPED,
-            () if outcome.damaged.is_some() || !outcome.given.damaged.is_empty() => exit::DAMAGE,
-            () if outcome.busy && !args.dry_run => exit::BUSY,
-            () => exit::OK,
         };
         code = code.max(own);
     }
     Ok(code)
+}
+
+/// Tells what happened to one source, calls the hooks; the exit code.
+fn report(outcome: &Outcome, vault: &Vault, dry_run: bool, context: &mut Context<'_>) -> Result<u8, Failure> {
+    tell(outcome, dry_run, context)?;
+    for alarm in outcome.alarms.iter().filter(|_| !dry_run) {
+        hooks::call(&vault.config.hooks, (alarm.brake.as_str(), &outcome.source, &alarm.message), context);
+    }
+    Ok(match () {
+        () if outcome.is_stopped() => exit::STOPPED,
+        () if outcome.damaged.is_some() || !outcome.given.damaged.is_empty() => exit::DAMAGE,
+        () if outcome.busy && !dry_run => exit::BUSY,
+        () => exit::OK,
+    })
 }
 
 fn tell(outcome: &Outcome, dry_run: bool, context: &mut Context<'_>) -> Result<(), Failure> {

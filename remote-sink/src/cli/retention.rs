@@ -99,7 +99,7 @@ pub fn run(args: &RetentionArgs, context: &mut Context<'_>) -> Result<u8, Failur
     drop(vault);
     // Open again: what is observed and promised from here on goes by the new rules.
     let vault = Vault::open_to_change(context.global.root.as_deref())?;
-    observe::observe(&mut vault.desk()?)?;
+    observe::observe(&mut vault.desk()?)?.of(&name)?;
     show(&name, &vault.config, context)?;
     DONE
 }

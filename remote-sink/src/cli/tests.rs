@@ -306,6 +306,23 @@ fn rules_are_set_shown_and_noted_and_a_bare_m_is_refused() {
 }
 
 #[test]
+fn what_is_wrong_with_one_source_keeps_no_other_from_its_room() {
+    let desk = Desk::new();
+    for (name, seed) in [("web1", 1), ("web2", 2), ("web3", 3)] {
+        desk.enroll(&card(name, seed, None), &[]).unwrap();
+    }
+    let layout = Layout::new(desk.root());
+    fs::remove_dir(layout.shelf(&"web1".parse().unwrap(), crate::store::Shelf::Heads)).unwrap();
+    fs::write(layout.enrolment(&"web2".parse().unwrap()), "no = [").unwrap();
+    let (code, out) = desk.run_code(&["prune"], "");
+    assert_eq!(code_of(code), code_of(Ok(ExitCode::from(exit::FAILED))));
+    assert!(out.contains("web3: keep 0") && !out.contains("web1: keep") && !out.contains("web2: keep"), "{out}");
+    assert_eq!(code_of(desk.run_code(&["observe"], "").0), code_of(Ok(ExitCode::from(exit::FAILED))));
+    let memory = crate::journal::Journal::look(&layout).unwrap();
+    assert!(memory.source(&"web3".parse().unwrap()).unwrap().pruned.is_some());
+}
+
+#[test]
 fn a_stopped_prune_calls_the_hook_and_has_its_own_exit_code() {
     let desk = Desk::new();
     desk.enroll(&card("web1", 1, None), &[]).unwrap();

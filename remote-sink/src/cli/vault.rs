@@ -106,15 +106,17 @@ impl Vault {
 
     /// Looks at what is new, as every command does that changes something. A failure is told and stops nothing.
     pub fn observe(&self, context: &Context<'_>) {
-        if let Err(failure) = self.desk().and_then(|mut desk| Ok(observe::observe(&mut desk)?)) {
-            context.warn(format!("nothing was observed: {}", failure.message));
+        match self.desk().and_then(|mut desk| Ok(observe::observe(&mut desk)?)) {
+            Ok(seen) => seen.failed.iter().for_each(|(name, e)| context.warn(format!("{name} was not observed: {e}"))),
+            Err(failure) => context.warn(format!("nothing was observed: {}", failure.message)),
         }
     }
 
-    /// What the commands of retention work on. The vault must be open to change.
+    /// What the commands of retention work on; a source whose enrolment cannot be read is not among it. The vault must be
+    /// open to change.
     pub fn desk(&self) -> Result<Desk<'_>, Failure> {
         let root = Root::open(self.layout.root()).map_err(RetentionError::Store)?;
-        let pushing = self.enrolments()?.into_iter().filter(|one| one.enrolment.role == Role::Push);
+        let pushing = self.all()?.0.into_iter().filter(|one| one.enrolment.role == Role::Push);
         let sources = pushing.map(|one| Source::new(&root, &one.name, &one.enrolment)).collect();
         let journal = Journal::open(&self.layout)?;
         let (layout, config, sink) = (&self.layout, &self.config, self.sink()?);

@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 
 /// What one list may hold; the rest is condemned by a later run.
 const ITEMS_MAX: usize = 500_000;
+/// Bytes that the bits of all its items may take: with the rest of them a list stays below its limit.
+const BITS_BYTES_MAX: usize = 128 << 20;
 
 /// Blocks of one archive that nothing names.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -72,19 +74,33 @@ pub fn read(desk: &Desk, source: &Source) -> Result<Option<Condemned>, Retention
     Ok(list.map(Plain::into_value).filter(|list| list.source == source.id))
 }
 
-/// Writes the list, then its digest into the journal. A crash between leaves a list that condemns nothing.
+/// As many as one list may hold: whole archives, which give most, then what has waited longest.
+fn cut_items(mut items: Vec<Item>) -> Vec<Item> {
+    items.sort_by_key(|item| (!item.blocks.is_empty(), item.since, item.lineage, item.number));
+    let mut bytes = 0usize;
+    let fits = |item: &Item| {
+        bytes = bytes.saturating_add(item.blocks.len());
+        bytes <= BITS_BYTES_MAX
+    };
+    items.into_iter().take(ITEMS_MAX).take_while(fits).collect()
+}
+
+fn cut_bodies(mut bodies: Vec<OrphanBody>) -> Vec<OrphanBody> {
+    bodies.sort_by_key(|orphan| (orphan.since, orphan.body));
+    bodies.truncate(ITEMS_MAX);
+    bodies
+}
+
+/// Writes the list, then its digest into the journal. A crash between leaves a list that condemns nothing. What does not
+/// fit is left to a later run.
 pub fn write(
     desk: &mut Desk,
     source: &Source,
     items: Vec<Item>,
     bodies: Vec<OrphanBody>,
 ) -> Result<(), RetentionError> {
+    let (items, bodies) = (List::new(cut_items(items))?, List::new(cut_bodies(bodies))?);
     let count = items.len() as u64;
-    let cut = |mut items: Vec<Item>| {
-        items.truncate(ITEMS_MAX);
-        items
-    };
-    let (items, bodies) = (List::new(cut(items))?, List::new(bodies)?);
     let list = Plain::new(Condemned { source: source.id, items, bodies })?;
     let known = desk.journal.memory.source(&source.name).and_then(|memory| memory.condemned);
     let path = desk.layout.condemned(&source.name);
@@ -145,6 +161,27 @@ pub fn renew(old: &[Item], dead: &BTreeMap<Place, Dead>, now: i64) -> Vec<Item> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_takes_what_fits_and_leaves_the_rest_to_a_later_run() {
+        let digest = |at: usize| Digest::of(&at.to_le_bytes());
+        let orphan = |at: usize| OrphanBody { body: digest(at), since: (at % 7) as i64 };
+        let bodies = cut_bodies((0..ITEMS_MAX + 1000).map(orphan).collect());
+        assert_eq!((bodies.len(), bodies[0].since, bodies.last().unwrap().since), (ITEMS_MAX, 0, 6));
+        let item = |at: usize, bytes: usize| Item {
+            lineage: Lineage::new([1; 16]),
+            number: ArchiveNumber::new(at as u64).unwrap(),
+            since: 5,
+            blocks: Blob::new(vec![255; bytes]).unwrap(),
+        };
+        let many = (0..ITEMS_MAX).map(|at| item(at, 512)).chain([item(ITEMS_MAX, 0)]).collect();
+        let items = cut_items(many);
+        assert_eq!((items.len(), items[0].blocks.len()), (1 + BITS_BYTES_MAX / 512, 0));
+        let source = SourceId::new([3; 32]);
+        let list = Condemned { source, items: List::new(items).unwrap(), bodies: List::new(bodies).unwrap() };
+        let list = Plain::new(list).unwrap();
+        assert_eq!(Plain::<Condemned>::parse(list.as_bytes()).unwrap().digest(), list.digest());
+    }
 
     #[test]
     fn what_lives_again_is_rescued_and_time_counts_for_each_block() {

@@ -94,7 +94,7 @@ fn prune_stepwise(
     // The lock first: a head that were committed between the look and the lock would be missing from the history, and
     // its body would seem to belong to nobody.
     let held = lock(desk.layout, name)?;
-    observe::observe(desk)?;
+    observe::observe(desk)?.of(name)?;
     step("after observing").map_err(io_error("observe", desk.layout.root()))?;
     for brake in options.accept.iter().filter(|_| !options.dry_run) {
         let (what, why) = (Words::truncated(brake.as_str()), Words::truncated(&options.reason));
@@ -118,7 +118,7 @@ fn prune_stepwise(
     let (kept, removed) = ((outcome.decisions.len() - outcome.removed()) as u64, outcome.removed() as u64);
     let freed = outcome.given.freed_bytes;
     desk.journal.append(&desk.now, Event::Pruned(name.clone(), kept, removed, freed))?;
-    observe::publish(desk)?;
+    observe::publish(desk, &source)?;
     if removed > 0 || freed > 0 {
         ledger::rebuild_held(desk.layout.root(), name, &source.key)?;
     }
@@ -196,7 +196,7 @@ fn remove(desk: &mut Desk, source: &Source, outcome: &Outcome, step: Step) -> Re
             desk.journal.append(&desk.now, Event::Removed(source.name.clone(), List::new(removed)?))?;
         }
     }
-    observe::publish(desk)?;
+    observe::publish(desk, source)?;
     let sweeper = sweep::Sweeper { layout: desk.layout, source, step };
     for body in going.iter().map(|(_, link)| link.body).filter(|body| !kept.contains(body)).collect::<HashSet<_>>() {
         sweeper.to_trash(&body)?;
@@ -212,7 +212,7 @@ pub fn undelete(desk: &mut Desk, name: &SourceName, prefix: &str) -> Result<Link
 fn undelete_stepwise(desk: &mut Desk, name: &SourceName, prefix: &str, step: Step) -> Result<Link, RetentionError> {
     let source = desk.source(name).cloned().ok_or_else(|| RetentionError::NoSuch(name.to_string()))?;
     let Some(_held) = lock(desk.layout, name)? else { return Err(RetentionError::Busy(name.clone())) };
-    observe::observe(desk)?;
+    observe::observe(desk)?.of(name)?;
     step("after observing").map_err(io_error("observe", desk.layout.root()))?;
     let link = history::read(desk.view(), &source)?.find(prefix)?.clone();
     if link.place != Place::Trash {
@@ -223,7 +223,7 @@ fn undelete_stepwise(desk: &mut Desk, name: &SourceName, prefix: &str, step: Ste
     desk.journal.append(&desk.now, Event::Held(name.clone(), id.lineage, id.sequence, why))?;
     sweep::Sweeper { layout: desk.layout, source: &source, step }.bring_back(&link.body)?;
     desk.journal.append(&desk.now, Event::Undeleted(name.clone(), link.body))?;
-    observe::publish(desk)?;
+    observe::publish(desk, &source)?;
     ledger::rebuild_held(desk.layout.root(), name, &source.key)?;
     Ok(link)
 }
@@ -236,7 +236,7 @@ pub fn hold(
     hold: bool,
     reason: &str,
 ) -> Result<Link, RetentionError> {
-    observe::observe(desk)?;
+    observe::observe(desk)?.of(name)?;
     let source = desk.source(name).cloned().ok_or_else(|| RetentionError::NoSuch(name.to_string()))?;
     let link = history::read(desk.view(), &source)?.find(prefix)?.clone();
     match link.place {

@@ -9,7 +9,7 @@ use crate::retention::vault::{Desk, RetentionError, Source, io_error};
 use crate::store::{Entry, Name, Shelf, Store, Stored, read_whole};
 use shared::codec::List;
 use shared::format::Head;
-use shared::id::Lineage;
+use shared::id::{Lineage, SourceName};
 use shared::limits::HEAD_BYTES_MAX;
 use shared::signature::{Plain, Signed, Verified};
 use shared::sys::durable;
@@ -19,10 +19,19 @@ use std::collections::BTreeMap;
 const TICK_SECONDS: i64 = 3600;
 
 /// What one look found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Observed {
     pub sources: u64,
     pub new_heads: u64,
+    /// Sources that could not be looked at, or told. The others were.
+    pub failed: Vec<(SourceName, RetentionError)>,
+}
+
+impl Observed {
+    /// The failure of this source, if it is among them.
+    pub fn of(self, name: &SourceName) -> Result<(), RetentionError> {
+        self.failed.into_iter().find(|(failed, _)| failed == name).map_or(Ok(()), |(_, error)| Err(error))
+    }
 }
 
 /// A head whose signature and name fit.
@@ -57,7 +66,10 @@ pub fn holdings(source: &Source) -> Result<(u64, u64), RetentionError> {
     })?;
     let mut bytes = 0u64;
     for name in &names {
-        bytes = bytes.saturating_add(source.store.get(name)?.map_or(0, |stored| stored.bytes()));
+        bytes = bytes.saturating_add(match source.store.get(name) {
+            Err(e) if e.is_damage() => 0,
+            stored => stored?.map_or(0, |stored| stored.bytes()),
+        });
     }
     Ok((names.len() as u64, bytes))
 }
@@ -95,22 +107,30 @@ fn new_heads(desk: &Desk, source: &Source) -> Result<Vec<NewHeads>, RetentionErr
     Ok(found)
 }
 
-/// Looks at all sources.
+/// What is new of a source; `None`: nothing.
+fn look(desk: &Desk, source: &Source) -> Result<Option<SourceSeen>, RetentionError> {
+    let heads = new_heads(desk, source)?;
+    let (archives, bytes) = holdings(source)?;
+    let before = desk.journal.memory.source(&source.name).and_then(|memory| memory.growth.last().copied());
+    if heads.is_empty() && before.is_some_and(|held| (held.archives, held.bytes) == (archives, bytes)) {
+        return Ok(None);
+    }
+    let (name, heads) = (source.name.clone(), List::new(heads)?);
+    Ok(Some(SourceSeen { name, source: source.id, heads, archives, bytes }))
+}
+
+/// Looks at all sources. One that cannot be looked at keeps nobody from seeing the others.
 pub fn observe(desk: &mut Desk) -> Result<Observed, RetentionError> {
-    let mut result = Observed { sources: desk.sources.len() as u64, new_heads: 0 };
+    let mut result = Observed { sources: desk.sources.len() as u64, ..Observed::default() };
     let mut seen = Vec::new();
     for source in &desk.sources {
-        let heads = new_heads(desk, source)?;
-        let (archives, bytes) = holdings(source)?;
-        let before = desk.journal.memory.source(&source.name).and_then(|memory| memory.growth.last().copied());
-        if heads.is_empty() && before.is_some_and(|held| (held.archives, held.bytes) == (archives, bytes)) {
-            continue;
+        match look(desk, source) {
+            Ok(new) => seen.extend(new),
+            Err(error) => result.failed.push((source.name.clone(), error)),
         }
-        result.new_heads +=
-            heads.iter().map(|run| (run.last - run.first).saturating_add(1)).fold(0, u64::saturating_add);
-        let (name, heads) = (source.name.clone(), List::new(heads)?);
-        seen.push(SourceSeen { name, source: source.id, heads, archives, bytes });
     }
+    let count = |run: &NewHeads| (run.last - run.first).saturating_add(1);
+    result.new_heads = seen.iter().flat_map(|seen| seen.heads.iter()).map(count).fold(0, u64::saturating_add);
     let due = desk.journal.memory.observed().is_none_or(|at| desk.now.wall.abs_diff(at) >= TICK_SECONDS as u64);
     if !seen.is_empty() || due {
         let mut rest = seen;
@@ -124,7 +144,11 @@ pub fn observe(desk: &mut Desk) -> Result<Observed, RetentionError> {
         }
     }
     note_rules(desk)?;
-    publish(desk)?;
+    for source in &desk.sources {
+        if let Err(error) = publish(desk, source) {
+            result.failed.push((source.name.clone(), error));
+        }
+    }
     Ok(result)
 }
 
@@ -163,15 +187,12 @@ pub fn note_of(desk: &Desk, source: &Source) -> Result<Published, RetentionError
     Ok(note)
 }
 
-/// Writes the notes that are not up to date: replaced as a whole.
-pub fn publish(desk: &Desk) -> Result<(), RetentionError> {
-    for source in &desk.sources {
-        let path = desk.layout.published(&source.name);
-        let note = Plain::new(note_of(desk, source)?)?;
-        if std::fs::read(&path).is_ok_and(|held| held == note.as_bytes()) {
-            continue;
-        }
-        durable::replace(&path, note.as_bytes(), durable::PUBLIC).map_err(io_error("write", &path))?;
+/// Writes a source's note if it is not up to date: replaced as a whole.
+pub fn publish(desk: &Desk, source: &Source) -> Result<(), RetentionError> {
+    let path = desk.layout.published(&source.name);
+    let note = Plain::new(note_of(desk, source)?)?;
+    if std::fs::read(&path).is_ok_and(|held| held == note.as_bytes()) {
+        return Ok(());
     }
-    Ok(())
+    durable::replace(&path, note.as_bytes(), durable::PUBLIC).map_err(io_error("write", &path))
 }

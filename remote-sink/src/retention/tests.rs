@@ -653,7 +653,7 @@ fn a_head_that_cannot_be_read_hides_no_later_snapshot() {
         world.now += DAY;
         world.observe();
         let desk = world.desk();
-        let history = history::read(&desk, &desk.sources[0]).unwrap();
+        let history = history::read(desk.view(), &desk.sources[0]).unwrap();
         assert!(history.is_whole() && history.links.iter().any(|link| link.body == rotten.body));
     }
 }
