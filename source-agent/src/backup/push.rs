@@ -206,7 +206,7 @@ impl Pusher {
         if let Some(failure) = &failure {
             self.leave(failure, work);
         }
-        self.part();
+        self.end();
         Ended { failure, bytes_sent: self.bytes_sent, archives_sent: self.archives_sent }
     }
 
@@ -331,11 +331,19 @@ impl Pusher {
         if is_lost(&failure) { self.rejoin_after(failure) } else { Err(failure) }
     }
 
+    /// The end of the work: what is still on its way is waited for, unless the run was stopped.
+    fn end(&mut self) {
+        // What does not arrive is sent again in the next run.
+        let _ = self.wait_for_archives();
+        self.part();
+    }
+
     /// Ends the connection and waits for its receiving half.
     fn part(&mut self) {
         if let Some(Link { sender, answers, receiver }) = self.link.take() {
-            drop(sender);
             drop(answers);
+            // A sink that has gone silent must not hold up the others.
+            sender.stop();
             // A receiver that panicked has nothing more to say.
             let _ = receiver.join();
         }

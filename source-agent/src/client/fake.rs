@@ -31,6 +31,18 @@ impl Connection for Nothing {
     fn stop(&self) {}
 }
 
+/// A transport that ends its socket.
+struct Socket(UnixStream, Ending);
+impl Connection for Socket {
+    fn ending(&self) -> Ending {
+        self.1.clone()
+    }
+    fn stop(&self) {
+        // The other end may have closed it before.
+        let _ = self.0.shutdown(std::net::Shutdown::Both);
+    }
+}
+
 /// The sink's end of the socket.
 pub(crate) struct Sink(pub UnixStream);
 
@@ -85,10 +97,20 @@ pub(crate) fn welcome(hello: &Hello, role: Role) -> Welcome {
 }
 
 pub(crate) fn with_ending(ending: Ending, script: impl FnOnce(&mut Sink) + Send + 'static) -> (Pipe, JoinHandle<()>) {
+    patient(ending, Duration::from_secs(60), script)
+}
+
+/// A sink whose silence is borne so long.
+pub(crate) fn patient(
+    ending: Ending,
+    timeout: Duration,
+    script: impl FnOnce(&mut Sink) + Send + 'static,
+) -> (Pipe, JoinHandle<()>) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let thread = std::thread::spawn(move || script(&mut Sink(theirs)));
-    let (reader, writer) = stream(ours, Duration::from_secs(60)).unwrap();
-    (Pipe { reader: Box::new(reader), writer: Box::new(writer), guard: Guard::new(Nothing(ending)) }, thread)
+    let guard = Guard::new(Socket(ours.try_clone().unwrap(), ending));
+    let (reader, writer) = stream(ours, timeout).unwrap();
+    (Pipe { reader: Box::new(reader), writer: Box::new(writer), guard }, thread)
 }
 
 pub(crate) fn sink(script: impl FnOnce(&mut Sink) + Send + 'static) -> (Pipe, JoinHandle<()>) {

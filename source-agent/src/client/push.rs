@@ -17,6 +17,8 @@ use shared::signature::{Plain, Verified};
 use shared::wire::request::tag;
 use shared::wire::{FrameError, Missing, Reply, write_frame};
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// A request that was sent, by the names of what it holds.
@@ -54,6 +56,8 @@ pub struct PushSender {
     guard: Guard,
     asked: Sender<Asked>,
     sent: Instant,
+    /// A ping waits for its answer.
+    pinged: Arc<AtomicBool>,
 }
 
 /// Reads answers in order.
@@ -64,6 +68,7 @@ pub struct PushReceiver {
     asked: Receiver<Asked>,
     sink: VerifyKey,
     ended: bool,
+    pinged: Arc<AtomicBool>,
 }
 
 /// A ping is due after so long without a request: sinks end idle sessions.
@@ -73,9 +78,16 @@ pub(super) fn split(client: Client) -> (PushSender, PushReceiver) {
     let sink = *client.sink();
     let Client { remote, reader, writer, guard, broken, .. } = client;
     let (asking, asked) = crossbeam_channel::unbounded();
-    let sender =
-        PushSender { remote: remote.clone(), writer, guard: guard.clone(), asked: asking, sent: Instant::now() };
-    (sender, PushReceiver { remote, reader, guard, asked, sink, ended: broken })
+    let pinged = Arc::new(AtomicBool::new(false));
+    let sender = PushSender {
+        remote: remote.clone(),
+        writer,
+        guard: guard.clone(),
+        asked: asking,
+        sent: Instant::now(),
+        pinged: Arc::clone(&pinged),
+    };
+    (sender, PushReceiver { remote, reader, guard, asked, sink, ended: broken, pinged })
 }
 
 impl PushSender {
@@ -124,13 +136,25 @@ impl PushSender {
         self.request(Asked::Substitute(record.digest()), tag::PUT_SUBSTITUTE, record.as_bytes())
     }
 
+    /// Sends a ping, unless one is still unanswered: bytes of ours must not make a silent sink look alive.
     pub fn ping(&mut self) -> Outcome<()> {
+        if self.pinged.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
         self.request(Asked::Ping, tag::PING, &[])
     }
 
     /// Pings if nothing was sent for a while; to be called now and then while there is nothing to push.
     pub fn keep_alive(&mut self) -> Outcome<()> {
         if self.sent.elapsed() < PING_AFTER { Ok(()) } else { self.ping() }
+    }
+
+    /// Ends the connection now, also for a receiver that waits for an answer.
+    pub fn stop(self) {
+        // What a failed request left in the buffer is not sent: the sink may take nothing any more.
+        let (writer, _unsent) = self.writer.into_parts();
+        drop(writer);
+        self.guard.stop();
     }
 
     fn request(&mut self, asked: Asked, tag: u8, payload: &[u8]) -> Outcome<()> {
@@ -197,7 +221,10 @@ impl PushReceiver {
                 let receipt = check_receipt(&bytes, &self.sink, *sequence, digest);
                 receipt.map(Answer::Receipt).map_err(|why| refusal::lie(why).remote(&self.remote))
             }
-            (Asked::Ping, Reply::Pong) => Ok(Answer::Pong),
+            (Asked::Ping, Reply::Pong) => {
+                self.pinged.store(false, Ordering::Release);
+                Ok(Answer::Pong)
+            }
             (_, other) => Err(refusal::unexpected(&other).remote(&self.remote)),
         }
     }

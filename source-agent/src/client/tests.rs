@@ -627,3 +627,57 @@ fn the_way_to_a_sink_is_measured_with_pings() {
     assert!(speed.bytes_per_second > 0 && speed.round_trip > Duration::ZERO, "{speed:?}");
     client.ping().unwrap();
 }
+
+#[test]
+fn a_ping_waits_for_the_answer_to_the_one_before() {
+    let (told, hears) = crossbeam_channel::unbounded();
+    let (go, may) = crossbeam_channel::unbounded::<()>();
+    let client = greeted(PUSH, move |sink| {
+        sink.greet(Role::Push);
+        while let Some(request) = sink.push_request() {
+            let is_ping = matches!(request, PushRequest::Query(Query::Ping));
+            told.send(is_ping).unwrap();
+            if is_ping {
+                may.recv().unwrap();
+                sink.reply(&Reply::Pong);
+            } else {
+                sink.reply(&stored(*envelope().digest().as_bytes()));
+            }
+        }
+    })
+    .unwrap();
+    let (mut sender, mut receiver) = client.into_push();
+    for _ in 0..3 {
+        sender.ping().unwrap();
+    }
+    sender.envelope(&envelope()).unwrap();
+    go.send(()).unwrap();
+    assert!(matches!(receiver.next(), Ok(Some((Asked::Ping, Answer::Pong)))));
+    assert!(matches!(receiver.next(), Ok(Some((Asked::Envelope(_), Answer::Stored { .. })))));
+    // Answered: the next one is sent.
+    sender.ping().unwrap();
+    go.send(()).unwrap();
+    assert!(matches!(receiver.next(), Ok(Some((Asked::Ping, Answer::Pong)))));
+    drop(sender);
+    assert!(matches!(receiver.next(), Ok(None)));
+    assert_eq!(hears.iter().collect::<Vec<_>>(), [true, false, true]);
+}
+
+#[test]
+fn a_stopped_sender_wakes_the_receiver() {
+    let (end, ended) = crossbeam_channel::bounded::<()>(0);
+    let client = greeted(PUSH, move |sink| {
+        sink.greet(Role::Push);
+        sink.frame();
+        // Silent, and the socket stays open.
+        let _ = ended.recv();
+    })
+    .unwrap();
+    let (mut sender, mut receiver) = client.into_push();
+    sender.ping().unwrap();
+    let receiving = std::thread::spawn(move || receiver.next().unwrap_err());
+    sender.stop();
+    let failure = receiving.join().unwrap();
+    assert!(!failure.message.contains("nothing moved"), "it waited until its time was over: {failure}");
+    drop(end);
+}

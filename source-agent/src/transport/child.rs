@@ -5,6 +5,7 @@ use crate::transport::ending::{Connection, Ending, Guard, Tail};
 use crate::transport::{Pipe, stream};
 use parking_lot::Mutex;
 use std::io::{self, Read};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -23,6 +24,8 @@ pub type Classify = Box<dyn Fn(Option<u32>, &[u8]) -> Option<(&'static str, Stri
 
 struct Held {
     child: Mutex<Child>,
+    /// Our end, for [`Connection::stop`].
+    socket: UnixStream,
     stderr: Arc<Mutex<Tail>>,
     drained: crossbeam_channel::Receiver<()>,
     classify: Classify,
@@ -54,7 +57,8 @@ pub fn spawn(mut command: Command, timeout: Duration, classify: Classify) -> Out
         });
         reading.map_err(failed)?;
     }
-    let guard = Guard::new(Held { child: Mutex::new(child), stderr, drained, classify });
+    let socket = ours.try_clone().map_err(failed)?;
+    let guard = Guard::new(Held { child: Mutex::new(child), socket, stderr, drained, classify });
     let (reader, writer) = stream(ours, timeout).map_err(failed)?;
     Ok(Pipe { reader: Box::new(reader), writer: Box::new(writer), guard })
 }
@@ -110,5 +114,7 @@ impl Connection for Held {
             let _ = child.kill();
             let _ = child.wait();
         }
+        // A grandchild may hold the other end open: who still reads here is woken all the same.
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 }

@@ -48,6 +48,11 @@ impl Guard {
     pub fn ending(&self) -> Ending {
         self.0.0.ending()
     }
+
+    /// Ends the connection now, whoever else holds it.
+    pub fn stop(&self) {
+        self.0.0.stop();
+    }
 }
 
 /// Help for a remote that starts no sink.
