@@ -104,7 +104,7 @@ fn a_directory_that_was_shut_is_read_whole_when_it_is_open() {
     world.write("shut/file", b"1");
     let path = world.data().join("shut");
     set_attribute(&path, "user.note");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o0)).unwrap();
     age(&world);
     for _ in 0..2 {
         assert_eq!(as_owner(|| world.run()).sets[0].met.unreadable.count(), 1);

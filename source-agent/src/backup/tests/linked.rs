@@ -59,7 +59,7 @@ fn read_names(steps: impl FnOnce(&World, &Links, &mut dyn FnMut(ReadJob), Vec<Re
     let mut reader = Reader::new(&read, Store::new(&shared));
 
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = Arc::new(rustix::fs::open(&world.data(), flags, Mode::empty()).unwrap());
+    let fd = Arc::new(rustix::fs::open(world.data(), flags, Mode::empty()).unwrap());
     let stat = meta::stat_key(&rustix::fs::fstat(&fd).unwrap());
     let own = Own { name: b"data".to_vec(), stat, trusted: true, kept: None, fresh: None };
     let dir = Dir::new(b"/data".to_vec(), None, own, None, vec![None, None, None], true);
