@@ -83,6 +83,10 @@ impl Progress {
         Self { inner: Arc::new(inner) }
     }
 
+    /// Does anybody see it?
+    pub fn is_shown(&self) -> bool {
+        !matches!(self.inner.show, Show::Hidden)
+    }
     /// Bytes done since the last call.
     pub fn add(&self, bytes: u64) {
         self.inner.bytes.fetch_add(bytes, Ordering::Relaxed);

@@ -8,6 +8,7 @@ pub mod budget;
 mod chunk;
 mod compress;
 mod connect;
+mod estimate;
 pub mod exclude;
 mod flights;
 pub mod hooks;
@@ -34,6 +35,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
+pub use estimate::dry_run;
 pub use limit::Limit;
 pub use set::SetReport;
 pub use walk::OnExclude;
@@ -52,7 +54,6 @@ use connect::{Connected, Me, connect};
 use crossbeam_channel::unbounded;
 use flights::{Everywhere, Flights};
 use numbers::Numbers;
-use outcome::Met;
 use parking_lot::Mutex;
 use push::{Dial, Ended, Pusher, Remote, Session};
 use set::Run;
@@ -62,8 +63,8 @@ use shared::signature::SigningKey;
 use shared::sys::Clock;
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use stop::Stop;
 
@@ -334,35 +335,4 @@ fn everywhere(connected: &[(usize, Connected)]) -> HashSet<u64> {
 fn first_failure(remotes: &[RemoteReport]) -> Option<Failure> {
     let required = remotes.iter().filter(|remote| remote.required);
     required.chain(remotes).find_map(|remote| remote.failure.as_ref()).map(stop::again)
-}
-
-/// Walks only: what a run would read, and what it would leave out.
-pub fn dry_run(env: &Env, set: &SetPlan) -> Outcome<Arc<Met>> {
-    let met = Arc::new(Met::default());
-    let budget = Budget::new(0);
-    let stop = Arc::new(Stop::new(Arc::clone(&budget)));
-    let series =
-        index::series::SeriesIndex::open(&env.cache_dir, &env.source, &env.lineage, &env.secret.series(&set.series))?;
-    let flights = Arc::new(Flights::default());
-    let numbers = Arc::new(Mutex::new(Numbers::open(&env.state_dir, 0)?));
-    let (jobs, _unused) = unbounded();
-    let shared = store::Shared {
-        index: &env.index,
-        layer: lay::Layer::new(numbers, Arc::clone(&flights), jobs, env.archive_bytes),
-        flights,
-        everywhere: Arc::new(Everywhere::default()),
-        sparse: HashSet::new(),
-        namer: env.secret.chunk_namer(&env.lineage),
-        budget,
-        stop,
-        met: Arc::clone(&met),
-        filter: OnceLock::new(),
-    };
-    let plan = set.plan(env, set::Look { force: set::is_forced(env, set, &series)?, all_usable: true })?;
-    let (changes, _nobody) = unbounded();
-    let output = tree::Output::new(changes);
-    let users = users::Users::read();
-    let (to_read, _no_reader) = unbounded();
-    walk::Walk::new(&plan, series.reader()?, store::Store::new(&shared), &output, to_read, &users).run()?;
-    Ok(met)
 }

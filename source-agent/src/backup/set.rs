@@ -3,6 +3,7 @@
 use super::assemble::{Ready, SealJob, Sealer};
 use super::chunk::Cutter;
 use super::compress::Packer;
+use super::estimate::Estimate;
 use super::lay::{Lane, Layer};
 use super::links::Links;
 use super::numbers::Numbers;
@@ -200,6 +201,7 @@ impl Run<'_> {
             progress: &progress,
         };
         let series_reader = index.reader()?;
+        let mut estimate = Estimate::new(env, set, index, &self.numbers, &progress)?;
         let mut writer = index.begin()?;
         let sealers = env.sealers();
         let plan = match &set.input {
@@ -243,6 +245,9 @@ impl Run<'_> {
             let mut checkpoint = Checkpoint::new(env);
             while producers.iter().any(|thread| !thread.is_finished()) {
                 std::thread::sleep(Duration::from_millis(5));
+                if let Some(walk) = estimate.due(look) {
+                    scope.spawn(walk);
+                }
                 if checkpoint.is_due(shared)
                     && !stop.is_set()
                     && let Err(failure) = self.checkpoint(set, shared, series, &handed, started)
@@ -250,6 +255,7 @@ impl Run<'_> {
                     stop.fail(failure);
                 }
             }
+            estimate.end();
             let settled = shared.layer.settle(stop);
             if let Err(failure) = settled {
                 stop.fail(failure);

@@ -14,6 +14,7 @@ use super::*;
 use crate::index::record;
 use crate::tree::{Entry, Extent};
 use rustix::fs::{AtFlags, Mode, OFlags, statat};
+use std::sync::OnceLock;
 
 const OLD: &[u8] = b"what the file was at first";
 const NEW: &[u8] = b"another file with the same number";
