@@ -145,7 +145,7 @@ impl Enrolment {
     /// Replaces the file durably. Operator's commands alone call this.
     pub fn write(&self, path: &Path) -> Result<(), EnrolmentError> {
         let text = self.to_text().map_err(|why| EnrolmentError::Content { path: path.into(), why })?;
-        durable::replace(path, text.as_bytes(), durable::PRIVATE)
+        durable::replace_as(path, text.as_bytes(), durable::PRIVATE, durable::Owner::Directory)
             .map_err(|error| EnrolmentError::Io { path: path.into(), error })
     }
 }

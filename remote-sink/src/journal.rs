@@ -216,13 +216,19 @@ impl Journal {
             None if exists => return Err(JournalError::NoKey { path: layout.journal_key() }),
             None => {
                 let (key, path) = (SigningKey::random(), layout.journal_key());
-                durable::create_new(&path, keyfile::write(JOURNAL_KEY, &key.seed()).as_bytes(), durable::PRIVATE)
-                    .map_err(io_error("write", &path))?;
+                durable::create_new_as(
+                    &path,
+                    keyfile::write(JOURNAL_KEY, &key.seed()).as_bytes(),
+                    durable::PRIVATE,
+                    durable::Owner::Directory,
+                )
+                .map_err(io_error("write", &path))?;
                 key
             }
         };
         if !exists {
-            durable::create_new(&path, b"", durable::PRIVATE).map_err(io_error("create", &path))?;
+            durable::create_new_as(&path, b"", durable::PRIVATE, durable::Owner::Directory)
+                .map_err(io_error("create", &path))?;
         }
         let (memory, whole) = read_log(layout, &key)?;
         let file = File::options().append(true).open(&path).map_err(io_error("open", &path))?;

@@ -12,7 +12,9 @@ use shared::format::{Head, SessionRecord};
 use shared::id::{ArchiveNumber, Lineage, Series, SourceName, VerifyKey};
 use shared::limits::{HEAD_BYTES_MAX, RECORD_BYTES_MAX};
 use shared::signature::{Signed, Verified};
+use shared::sys::durable;
 use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -100,7 +102,14 @@ impl Ledger {
 
     /// For the operator's commands.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
+        let is_new = !path.try_exists()?;
         let ledger = Self::prepare(Connection::open(path)?)?;
+        if is_new {
+            // Sessions read it, and may run as another account than the operator.
+            let file = std::fs::File::open(path)?;
+            file.set_permissions(std::fs::Permissions::from_mode(durable::PUBLIC))?;
+            durable::give(&file, path.parent().unwrap_or(path), durable::Owner::Directory)?;
+        }
         let version: i64 = ledger.0.query_row("pragma user_version", [], |row| row.get(0))?;
         if version == 0 {
             // No write-ahead log: a session that may not write beside the ledger could not read one.
@@ -347,7 +356,7 @@ pub fn rebuild_held(root: &Path, name: &SourceName, source: &VerifyKey) -> Resul
     let mut ledger = match Ledger::open(&path) {
         Ok(ledger) => ledger,
         Err(LedgerError::Sqlite(_) | LedgerError::Version(_)) => {
-            shared::sys::durable::remove(&path)?;
+            durable::remove(&path)?;
             Ledger::open(&path)?
         }
         Err(e) => return Err(e),

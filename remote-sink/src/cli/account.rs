@@ -1,7 +1,8 @@
-//! The account that runs the command: its name and home.
+//! Accounts: the one that runs the command, and the one that serves a vault.
 
 use rustix::process::geteuid;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 /// The account's line of /etc/passwd: name, password field, home, shell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +23,18 @@ fn parse(passwd: &str, uid: u32) -> Option<Account> {
 /// The running account, where /etc/passwd knows it.
 pub fn account() -> Option<Account> {
     parse(&std::fs::read_to_string("/etc/passwd").ok()?, geteuid().as_raw())
+}
+
+/// The account that serves: where root runs a command, the owner of the vault.
+pub fn serving(root: &Path) -> Option<Account> {
+    let uid = served_by_another(root).unwrap_or_else(|| geteuid().as_raw());
+    parse(&std::fs::read_to_string("/etc/passwd").ok()?, uid)
+}
+
+/// The user id of the vault's owner, where root works on the vault of another account.
+pub fn served_by_another(root: &Path) -> Option<u32> {
+    let owner = std::fs::metadata(root).ok()?.uid();
+    (geteuid().is_root() && owner != 0).then_some(owner)
 }
 
 /// The account's name for sink cards.

@@ -49,6 +49,7 @@ pub fn run(_args: &DoctorArgs, context: &mut Context<'_>) -> Result<u8, Failure>
     let mut all = vec![this_kernel(), clock(), file_system(&vault)];
     all.extend(confinement(&vault));
     all.extend(permissions(&vault));
+    all.extend(operator(&vault));
     all.extend(append_only(&vault));
     let (enrolled, broken) = vault.all()?;
     all.extend(broken.into_iter().map(|failure| found(Grade::Fail, "enrolment", failure.message)));
@@ -56,7 +57,11 @@ pub fn run(_args: &DoctorArgs, context: &mut Context<'_>) -> Result<u8, Failure>
     let known: Vec<(SourceName, SshKey)> =
         enrolled.iter().map(|one| (one.name.clone(), one.enrolment.card.ssh().clone())).collect();
     all.extend(this_account(&vault));
-    all.extend(authorized_keys(context.home.as_deref(), &vault, &known));
+    let home = match account::served_by_another(vault.layout.root()) {
+        Some(_) => account::serving(vault.layout.root()).map(|account| account.home),
+        None => context.home.clone(),
+    };
+    all.extend(authorized_keys(home.as_deref(), &vault, &known));
     all.extend(sshd());
     for finding in &all {
         tell(finding, context)?;
@@ -222,6 +227,24 @@ fn permissions(vault: &Vault) -> Vec<Finding> {
     findings
 }
 
+/// The operator's own files may belong to another account than the one that serves, which must read the ledger then.
+fn operator(vault: &Vault) -> Option<Finding> {
+    let (root, operator) = (fs::metadata(vault.layout.root()).ok()?, fs::metadata(vault.layout.operator()).ok()?);
+    if root.uid() == operator.uid() {
+        return None;
+    }
+    let ledgers = fs::metadata(vault.layout.ledgers()).ok()?;
+    if operator.mode() & 0o001 == 0 || ledgers.mode() & 0o005 != 0o005 {
+        let said = "operator/ belongs to another account, and sessions cannot read the ledger in it: chmod 711 operator,                     chmod 755 operator/ledger";
+        return Some(found(Grade::Fail, "operator", said));
+    }
+    let secret = fs::metadata(vault.layout.journal_key()).is_ok_and(|key| key.mode() & 0o077 != 0);
+    if secret {
+        return Some(found(Grade::Fail, "operator", "others can read operator/journal.key: chmod 600"));
+    }
+    Some(found(Grade::Ok, "operator", "the journal and its key belong to another account than the one that serves"))
+}
+
 /// Shelves where nothing may be removed, as the append-only attribute of a directory says it.
 const APPEND_ONLY: [Shelf; 4] = [Shelf::Archives, Shelf::Heads, Shelf::Receipts, Shelf::Bodies];
 
@@ -260,11 +283,11 @@ fn vault_keys(vault: &Vault) -> Finding {
 
 /// The account that serves is the owner of the vault.
 fn this_account(vault: &Vault) -> Vec<Finding> {
-    let Some(account) = account::account() else {
+    let Some(account) = account::serving(vault.layout.root()) else {
         return vec![found(Grade::Warn, "account", "not in /etc/passwd: its shell cannot be seen")];
     };
     let mut findings = Vec::new();
-    if rustix::process::geteuid().is_root() {
+    if rustix::process::geteuid().is_root() && account::served_by_another(vault.layout.root()).is_none() {
         findings.push(found(
             Grade::Warn,
             "account",

@@ -2,7 +2,7 @@
 //!
 //! Everything is checked before anything is written; enrolling the same card again changes only what is said anew.
 
-use super::{Context, DONE};
+use super::{Context, DONE, account};
 use crate::authorized_keys::{AccountKeys, Grant, Installed};
 use crate::cidr::Cidr;
 use crate::cli::card::{Address, HOST_KEYS_MAX, read_host_key, sink_card};
@@ -96,6 +96,14 @@ pub fn run(args: &EnrollArgs, context: &mut Context<'_>) -> Result<u8, Failure> 
     };
     let line = grant.line()?;
     let sink = sink_card(&vault, &one)?;
+    if args.install && account::served_by_another(vault.layout.root()).is_some() {
+        // Root does not write where another account may have laid links.
+        return Err(Failure::new(
+            "authorized-keys",
+            "the vault belongs to another account, and root writes no file of its home",
+        )
+        .help("leave out --install and add the printed line to that account's ~/.ssh/authorized_keys"));
+    }
     let mut account = if args.install { Some(open_account(&grant, context)?) } else { None };
     write(&vault, &one)?;
     let installed = match &mut account {

@@ -57,7 +57,7 @@ pub fn run(_args: &InitArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
     key(&layout.listen_key(), HOST_KEY_KIND)?;
     // Last: a directory with this file is a whole vault.
     let config = layout.config();
-    durable::create_new(&config, VAULT_TOML.as_bytes(), durable::PRIVATE)
+    durable::create_new_as(&config, VAULT_TOML.as_bytes(), durable::PRIVATE, durable::Owner::Directory)
         .map_err(|e| Failure::io("write", &config, &e))?;
     say(&root, &sink, context)
 }
@@ -65,7 +65,12 @@ pub fn run(_args: &InitArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
 /// A key file, made or left from an `init` that was interrupted.
 fn key(path: &Path, kind: &'static str) -> Result<SigningKey, Failure> {
     let fresh = SigningKey::random();
-    match durable::create_new(path, keyfile::write(kind, &fresh.seed()).as_bytes(), durable::PRIVATE) {
+    match durable::create_new_as(
+        path,
+        keyfile::write(kind, &fresh.seed()).as_bytes(),
+        durable::PRIVATE,
+        durable::Owner::Directory,
+    ) {
         Ok(()) => Ok(fresh),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
             let text = fs::read_to_string(path).map_err(|e| Failure::io("read", path, &e))?;

@@ -95,7 +95,8 @@ pub fn run(args: &RetentionArgs, context: &mut Context<'_>) -> Result<u8, Failur
         Failure::new("config", format!("{}: {why}", path.display()))
             .help(format!("edit [source.{name}.retention] in that file by hand; nothing was changed"))
     })?;
-    durable::replace(&path, changed.as_bytes(), durable::PRIVATE).map_err(|e| Failure::io("write", &path, &e))?;
+    durable::replace_as(&path, changed.as_bytes(), durable::PRIVATE, durable::Owner::Directory)
+        .map_err(|e| Failure::io("write", &path, &e))?;
     drop(vault);
     // Open again: what is observed and promised from here on goes by the new rules.
     let vault = Vault::open_to_change(context.global.root.as_deref())?;

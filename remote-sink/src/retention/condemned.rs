@@ -107,7 +107,8 @@ pub fn write(
     if known == Some(list.digest()) && std::fs::read(&path).is_ok_and(|held| held == list.as_bytes()) {
         return Ok(());
     }
-    durable::replace(&path, list.as_bytes(), durable::PUBLIC).map_err(io_error("write", &path))?;
+    durable::replace_as(&path, list.as_bytes(), durable::PUBLIC, durable::Owner::Directory)
+        .map_err(io_error("write", &path))?;
     desk.journal.append(&desk.now, Event::Condemned(source.name.clone(), list.digest(), count))?;
     Ok(())
 }

@@ -194,5 +194,6 @@ pub fn publish(desk: &Desk, source: &Source) -> Result<(), RetentionError> {
     if std::fs::read(&path).is_ok_and(|held| held == note.as_bytes()) {
         return Ok(());
     }
-    durable::replace(&path, note.as_bytes(), durable::PUBLIC).map_err(io_error("write", &path))
+    durable::replace_as(&path, note.as_bytes(), durable::PUBLIC, durable::Owner::Directory)
+        .map_err(io_error("write", &path))
 }

@@ -12,7 +12,7 @@ use shared::format::{ArchiveLayout, Generation};
 use shared::id::Digest;
 use shared::limits::ALIGN;
 use shared::signature::Plain;
-use shared::sys::durable::sync_dir;
+use shared::sys::durable::{self, sync_dir};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -76,7 +76,7 @@ impl Sweeper<'_> {
     /// unlink · fsync(directory). A crash leaves the file or not; the next run asks again.
     fn remove(&self, path: &Path) -> Result<(), RetentionError> {
         self.step("before removing")?;
-        shared::sys::durable::remove(path).map_err(io_error("remove", path))?;
+        durable::remove(path).map_err(io_error("remove", path))?;
         self.step("after removing")
     }
 
@@ -133,7 +133,7 @@ impl Sweeper<'_> {
             .join(format!("{}{ENDING}", crate::store::layout::object_file(&name)));
         self.step("before writing a generation")?;
         let Some(bytes) = self.write_generation(&found, present, &temporary)? else {
-            shared::sys::durable::remove(&temporary).map_err(io_error("remove", &temporary))?;
+            durable::remove(&temporary).map_err(io_error("remove", &temporary))?;
             return Ok(Swept::Damaged);
         };
         self.step("before replacing an archive")?;
@@ -157,6 +157,7 @@ impl Sweeper<'_> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = rustix::fs::open(temporary, flags, Mode::from_raw_mode(OBJECT_MODE)).map_err(|e| io(e.into()))?;
         let mut file = File::from(fd);
+        durable::give(&file, &self.layout.staging(&self.source.name), durable::Owner::Directory).map_err(io)?;
         file.write_all(&head).map_err(io)?;
         file.write_all(found.layout.region.as_bytes()).map_err(io)?;
         for (at, place) in found.layout.parts(&found.index).into_iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use crate::store::{Name, Shelf};
 use shared::id::{ArchiveNumber, Digest, Lineage, SessionId, SourceName, VerifyKey};
-use shared::sys::durable;
+use shared::sys::durable::{self, Owner};
 use shared::text;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -112,7 +112,7 @@ impl Layout {
     /// What `init` makes: the root and the directories that hold sources, owners and the operator's own files.
     pub fn create_vault_dirs(&self) -> io::Result<()> {
         for dir in [self.root.clone(), self.sources(), self.owners(), self.ledgers(), self.journal()] {
-            durable::create_dir(&dir, VAULT_DIR)?;
+            durable::create_dir_as(&dir, VAULT_DIR, Owner::Directory)?;
         }
         durable::sync_dir(&self.operator())?;
         durable::sync_dir(&self.root)
@@ -121,15 +121,15 @@ impl Layout {
     /// What `enroll` makes for a source or a reader: every directory that a session will ever need, and the lock.
     pub fn create_source_dirs(&self, name: &SourceName) -> io::Result<()> {
         let source = self.source(name);
-        durable::create_dir(&source, VAULT_DIR)?;
+        durable::create_dir_as(&source, VAULT_DIR, Owner::Directory)?;
         for shelf in Shelf::OF_SOURCE {
             create_shelf(&source, shelf)?;
         }
         for dir in [self.staging(name), self.trash(name)] {
-            durable::create_dir(&dir, VAULT_DIR)?;
+            durable::create_dir_as(&dir, VAULT_DIR, Owner::Directory)?;
         }
         let lock = self.lock(name);
-        match durable::create_new(&lock, b"", durable::PRIVATE) {
+        match durable::create_new_as(&lock, b"", durable::PRIVATE, Owner::Directory) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
             _ => {}
         }
@@ -140,7 +140,7 @@ impl Layout {
     /// What `enroll` makes for the owner that a card names.
     pub fn create_owner_dirs(&self, key: &VerifyKey) -> io::Result<()> {
         let owner = self.owner(key);
-        durable::create_dir(&owner, VAULT_DIR)?;
+        durable::create_dir_as(&owner, VAULT_DIR, Owner::Directory)?;
         for shelf in Shelf::OF_OWNER {
             create_shelf(&owner, shelf)?;
         }
@@ -151,10 +151,10 @@ impl Layout {
 
 fn create_shelf(room: &Path, shelf: Shelf) -> io::Result<()> {
     let dir = room.join(shelf.dir());
-    durable::create_dir(&dir, VAULT_DIR)?;
+    durable::create_dir_as(&dir, VAULT_DIR, Owner::Directory)?;
     if shelf.is_split() {
         for byte in 0..=255u8 {
-            durable::create_dir(&dir.join(text::hex(&[byte])), VAULT_DIR)?;
+            durable::create_dir_as(&dir.join(text::hex(&[byte])), VAULT_DIR, Owner::Directory)?;
         }
     }
     durable::sync_dir(&dir)

@@ -179,7 +179,7 @@ impl Judge<'_> {
         let body = read_whole(self.judged.store, &Name::Body(head.body), BODY_BYTES_MAX).ok().flatten();
         let body = body.and_then(|bytes| Plain::<Body>::parse(&bytes).ok()).filter(|body| body.digest() == head.body);
         let Some(body) = body else {
-            if self.judged.expired.contains(&snapshot) {
+            if self.judged.expired.has(&snapshot) {
                 self.lacking.remove(&snapshot);
                 return;
             }

@@ -6,8 +6,9 @@ mod chains;
 mod owners;
 
 use crate::enrolment::Enrolment;
-use crate::journal::{Journal, Memory};
+use crate::journal::{Journal, JournalError, Memory};
 use crate::ledger::{Ledger, read_record};
+use crate::published::Published;
 use crate::serve::check::verify_any;
 use crate::store::directory::Root;
 use crate::store::layout::{Layout, object_path, source_room};
@@ -20,6 +21,7 @@ use shared::signature::{Object, Plain};
 use shared::sys::Clock;
 use shared::wire::Role;
 use std::collections::HashSet;
+use std::io;
 use std::path::Path;
 
 /// Findings that a report lists one by one; beyond, they are counted.
@@ -135,7 +137,7 @@ impl Report {
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     #[error("cannot read {path}: {error}")]
-    Io { path: String, error: std::io::Error },
+    Io { path: String, error: io::Error },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("{0}")]
@@ -148,8 +150,7 @@ struct Judged<'a> {
     key: VerifyKey,
     owner: Option<VerifyKey>,
     sink: VerifyKey,
-    /// Snapshots that retention gave up, by the operator's journal.
-    expired: HashSet<(Lineage, u64)>,
+    expired: Expired,
     store: &'a Directory,
 }
 
@@ -169,7 +170,11 @@ pub fn verify_observed(
     let vault = Root::open(root)?;
     let sink = sink_key(&layout)?;
     let names = if options.sources.is_empty() { all_sources(&layout)? } else { options.sources.clone() };
-    let journal = Journal::look(&layout).map_err(|e| VerifyError::Vault(e.to_string()))?;
+    let journal = match Journal::look(&layout) {
+        Ok(memory) => Some(memory),
+        Err(JournalError::Io { error, .. }) if error.kind() == io::ErrorKind::PermissionDenied => None,
+        Err(e) => return Err(VerifyError::Vault(e.to_string())),
+    };
     let mut report = Report::default();
     for name in names {
         let enrolment = Enrolment::read(&layout.enrolment(&name)).map_err(|e| VerifyError::Vault(e.to_string()))?;
@@ -182,7 +187,10 @@ pub fn verify_observed(
             key: *enrolment.card.verify_key(),
             owner: enrolment.card.owner().copied(),
             sink,
-            expired: expired(&journal, &name),
+            expired: match &journal {
+                Some(journal) => Expired::of(journal, &name),
+                None => Expired::Published(Published::read(&vault, &name, enrolment.card.source_id())?),
+            },
             store: &store,
         };
         let ledger = Ledger::open_read(&layout.ledger(&name)).ok().flatten();
@@ -197,9 +205,25 @@ pub fn verify_observed(
     Ok(report)
 }
 
-fn expired(journal: &Memory, name: &SourceName) -> HashSet<(Lineage, u64)> {
-    let gone = journal.source(name).into_iter().flat_map(|source| source.gone.keys());
-    gone.map(|id| (id.lineage, id.sequence)).collect()
+/// Snapshots whose content retention gave up.
+enum Expired {
+    /// By the operator's journal.
+    Journal(HashSet<(Lineage, u64)>),
+    /// By what the operator left for the sessions, where the journal is another account's.
+    Published(Published),
+}
+
+impl Expired {
+    fn of(journal: &Memory, name: &SourceName) -> Self {
+        let gone = journal.source(name).into_iter().flat_map(|source| source.gone.keys());
+        Self::Journal(gone.map(|id| (id.lineage, id.sequence)).collect())
+    }
+    fn has(&self, (lineage, sequence): &(Lineage, u64)) -> bool {
+        match self {
+            Self::Journal(gone) => gone.contains(&(*lineage, *sequence)),
+            Self::Published(published) => published.is_expired(lineage, *sequence),
+        }
+    }
 }
 
 fn all_sources(layout: &Layout) -> Result<Vec<SourceName>, VerifyError> {

@@ -19,5 +19,6 @@ mod roles;
 mod shut_doors;
 mod stores;
 mod tidy;
+mod two_accounts;
 mod unchanged;
 mod wire;

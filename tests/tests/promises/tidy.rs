@@ -197,12 +197,12 @@ fn nothing_is_left_open() {
 #[test]
 fn no_unsafe() {
     let word = concat!("un", "safe ");
-    // System calls by number, as injected code makes them.
-    let allowed = "remote-sink/tests/confinement/raw.rs";
+    // Leases, which no safe crate offers; system calls by number, as injected code makes them.
+    let allowed = ["remote-sink/src/store/lease.rs", "remote-sink/tests/confinement/raw.rs"];
     for below in ["shared", "source-agent", "remote-sink", "tests", "fuzz/src"] {
         for (path, text) in files(below, ".rs") {
             for (line, text) in code(&text) {
-                let found = path != allowed && text.contains(word) && !text.contains('"');
+                let found = !allowed.contains(&&*path) && text.contains(word) && !text.contains('"');
                 assert!(!found, "{path}:{line}: {text}");
             }
         }
