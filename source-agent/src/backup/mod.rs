@@ -85,6 +85,13 @@ pub enum Input {
     },
 }
 
+impl Input {
+    /// It was read, and cannot be read again.
+    fn is_spent(&self) -> bool {
+        matches!(self, Self::Stream { from: stream::From::Once(input), .. } if input.is_spent())
+    }
+}
+
 /// One set.
 #[derive(Debug, Clone)]
 pub struct SetPlan {
@@ -164,7 +171,7 @@ pub struct RemoteReport {
 }
 
 /// Runs the sets one after another, in one session. A local index that turns out to be damaged is put aside, and the
-/// run begins again, once.
+/// run begins again, once; but not where standard input was read already.
 pub fn run(env: &mut Env, sets: &[SetPlan]) -> Outcome<Report> {
     raise_file_limit();
     let report = run_once(env, sets)?;
@@ -176,6 +183,10 @@ pub fn run(env: &mut Env, sets: &[SetPlan]) -> Outcome<Report> {
     index::put_aside(env.index.path())?;
     env.index = Arc::new(Index::open(&env.cache_dir, &env.source, &env.lineage)?.0);
     let left = &sets[report.sets.len()..];
+    if left.first().is_some_and(|set| set.input.is_spent()) {
+        // Read again it would be empty. The next run finds a new index.
+        return Ok(report);
+    }
     let mut second = run_once(env, left)?;
     let first = report.sets;
     second.sets.splice(0..0, first);

@@ -19,7 +19,7 @@ use shared::id::{Digest, Series, SessionId};
 use shared::limits::HEAD_REMOTES_MAX;
 use shared::signature::{Plain, SigningKey, Verified, sign};
 use shared::wire::{Missing, RefusalCode};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,6 +40,8 @@ pub struct CommitJob {
     pub series: Series,
     pub flags: u8,
     pub created: i64,
+    /// What a remote lacks can be read again.
+    pub again: bool,
 }
 
 /// How a commit ended.
@@ -47,7 +49,7 @@ pub struct CommitJob {
 pub enum Committed {
     /// Receipted: the head's digest.
     Done(Digest),
-    /// The sink lacks archives that the index thought were there; they are dropped from the index.
+    /// The sink lacks archives that the index thought were there; the index knows now.
     Missing(Vec<u64>),
 }
 
@@ -90,6 +92,9 @@ pub struct Ended {
     pub bytes_sent: u64,
     pub archives_sent: u64,
 }
+
+/// The code of a remote that lacks archives and cannot be given them.
+pub const MISSING: &str = "missing-archives";
 
 type Flying = Arc<Mutex<VecDeque<Arc<Ready>>>>;
 type Answers = Receiver<Outcome<(Asked, Answer)>>;
@@ -456,12 +461,24 @@ impl Pusher {
         let index = &self.session.index;
         index.note_pages(&self.remote.facts, &missing.pages, false)?;
         let archives: Vec<u64> = missing.archives.iter().map(|number| number.get()).collect();
-        index.drop_presence(&self.remote.facts, &archives)?;
-        let known =
-            |number: &u64| job.pages.iter().flat_map(|page| page.archives.iter()).any(|e| e.number.get() == *number);
-        if archives.is_empty() || !archives.iter().all(known) {
+        let named: HashSet<u64> =
+            job.pages.iter().flat_map(|page| page.archives.iter()).map(|entry| entry.number.get()).collect();
+        if archives.is_empty() || !archives.iter().all(|number| named.contains(number)) {
             let message = "the sink says that it lacks what this snapshot does not name";
             return Err(Failure::new("sink-lies", Exit::Tampered, message).remote(self.remote.dial.name()));
+        }
+        index.drop_presence(&self.remote.facts, &archives)?;
+        // An archive that was written again without its dead blocks is still listed with its number and id: its presence
+        // comes back, and its chunks must not.
+        index.forget_chunks(&archives)?;
+        if !job.again {
+            let message = format!(
+                "the sink lacks {} archives that this snapshot refers to, and standard input cannot be read twice",
+                archives.len()
+            );
+            return Err(Failure::new(MISSING, Exit::Failed, message)
+                .remote(self.remote.dial.name())
+                .help("run the same command again: what is lacking is sent then"));
         }
         Ok(Committed::Missing(archives))
     }

@@ -159,7 +159,7 @@ impl Run<'_> {
         for_each_use(index.path(), |spot: Spot, _| pages.add(spot))?;
         let flags = if is_incomplete(set, &met) { FLAG_INCOMPLETE } else { 0 };
         let root = self.root(set, &met, top.node, top.entry, started)?;
-        let job = self.job(pages.finish()?, &root, series, flags)?;
+        let job = self.job(pages.finish()?, &root, series, flags, !set.input.is_spent())?;
         Ok((met, Some((job, top.node))))
     }
 
@@ -357,7 +357,7 @@ impl Run<'_> {
             pages.add_whole(number, id, blocks)?;
         }
         let root = self.root(set, &shared.met, NodeTop { chunk, level: 0 }, None, started)?;
-        let job = self.job(pages.finish()?, &root, *series, FLAG_CHECKPOINT)?;
+        let job = self.job(pages.finish()?, &root, *series, FLAG_CHECKPOINT, true)?;
         let remotes: Vec<usize> = self.work.iter().map(|(at, _)| *at).collect();
         self.commit(&Arc::new(job), &remotes, &mut Vec::new()).map(|_| ())
     }
@@ -398,7 +398,7 @@ impl Run<'_> {
         })
     }
 
-    fn job(&self, pages: Vec<Plain<Page>>, root: &Root, series: Series, flags: u8) -> Outcome<CommitJob> {
+    fn job(&self, pages: Vec<Plain<Page>>, root: &Root, series: Series, flags: u8, again: bool) -> Outcome<CommitJob> {
         let failed = |e: String| Failure::new("body", Exit::Failed, e);
         let session = SessionId::new(*self.sealer.envelope.digest().as_bytes());
         let salt = Salt::random();
@@ -412,7 +412,7 @@ impl Run<'_> {
             root: SealedRoot { salt, plain: sealed.plain, sealed: sealed_bytes },
         };
         let body = Plain::new(body).map_err(|e| failed(e.to_string()))?;
-        Ok(CommitJob { pages, body, series, flags, created: self.env.clock.now() })
+        Ok(CommitJob { pages, body, series, flags, created: self.env.clock.now(), again })
     }
 
     /// Commits on these remotes; returns the archives that some of them lack.

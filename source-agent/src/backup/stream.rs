@@ -12,17 +12,51 @@ use crate::index::series::SeriesReader;
 use crate::index::uses::Uses;
 use crate::report::{Exit, Failure, Outcome};
 use crate::tree::{Entry, EntryKind};
+use parking_lot::Mutex;
 use shared::codec::{self, Blob};
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 /// Where a stream comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum From {
-    Stdin,
+    /// Standard input.
+    Once(Once),
     /// Program and arguments; no shell.
     Command(Vec<String>),
+}
+
+impl From {
+    pub fn stdin() -> Self {
+        Self::Once(Once::new(std::io::stdin()))
+    }
+}
+
+/// An input that can be read once. Clones share it: a second reading is an error and never an empty file.
+#[derive(Clone)]
+pub struct Once(Arc<Mutex<Option<Box<dyn Read + Send>>>>);
+
+impl Once {
+    pub fn new(input: impl Read + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(Some(Box::new(input)))))
+    }
+
+    /// Was it read?
+    pub fn is_spent(&self) -> bool {
+        self.0.lock().is_none()
+    }
+
+    fn take(&self) -> Outcome<Box<dyn Read + Send>> {
+        let spent = || Failure::new("stream", Exit::Failed, "standard input was read already and cannot be read twice");
+        self.0.lock().take().ok_or_else(spent)
+    }
+}
+
+impl std::fmt::Debug for Once {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("Once").field("spent", &self.is_spent()).finish()
+    }
 }
 
 /// Checks the name of the file that a stream becomes.
@@ -44,7 +78,7 @@ pub fn store(
     output: &Output,
 ) -> Outcome<()> {
     let (content, bytes, uses) = match from {
-        From::Stdin => reader.stream(&mut std::io::stdin().lock())?,
+        From::Once(input) => reader.stream(&mut *input.take()?)?,
         From::Command(argv) => run(argv, reader)?,
     };
     let met: Arc<Met> = Arc::clone(&reader.store().shared().met);

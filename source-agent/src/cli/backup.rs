@@ -138,7 +138,7 @@ fn warn_all(context: &Context, lines: Vec<String>) {
 /// The sets that the flags ask for.
 fn sets(args: &BackupArgs, loaded: &Loaded) -> Outcome<Vec<SetPlan>> {
     if let Some(name) = &args.stdin {
-        return Ok(vec![stream_plan(args, loaded, None, name, stream::From::Stdin)?]);
+        return Ok(vec![stream_plan(args, loaded, None, name, stream::From::stdin())?]);
     }
     if let Some(name) = &args.stdin_from_command {
         let from = stream::From::Command(args.command.clone());

@@ -309,6 +309,25 @@ impl Index {
         self.each(sink, archives, "DELETE FROM presence WHERE sink = ?1 AND archive = ?2")
     }
 
+    /// Forgets where the chunks of these archives lie: they are laid again where they are needed.
+    pub fn forget_chunks(&self, archives: &[u64]) -> Outcome<()> {
+        let mut connection = self.writer.lock();
+        let transaction = connection.transaction().map_err(sqlite)?;
+        // Chunks are sorted by id: one pass over them for all archives together.
+        let begin = "CREATE TEMP TABLE IF NOT EXISTS lacking (archive INTEGER PRIMARY KEY); DELETE FROM temp.lacking;";
+        transaction.execute_batch(begin).map_err(sqlite)?;
+        {
+            let mut name =
+                transaction.prepare_cached("INSERT OR IGNORE INTO temp.lacking VALUES (?1)").map_err(sqlite)?;
+            for archive in archives {
+                name.execute([archive]).map_err(sqlite)?;
+            }
+        }
+        let sql = "DELETE FROM chunks WHERE archive IN (SELECT archive FROM temp.lacking); DELETE FROM temp.lacking;";
+        transaction.execute_batch(sql).map_err(sqlite)?;
+        transaction.commit().map_err(sqlite)
+    }
+
     fn each(&self, sink: &SinkFacts, archives: &[u64], sql: &str) -> Outcome<()> {
         let mut connection = self.writer.lock();
         let transaction = connection.transaction().map_err(sqlite)?;

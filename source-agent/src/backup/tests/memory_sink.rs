@@ -2,9 +2,11 @@
 
 use super::super::push::Dial;
 use super::{LINEAGE, SOURCE};
-use crate::client::fake::{Sink, sink, welcome};
+use crate::client::fake::{Sink, patient, welcome};
 use crate::client::{Client, Greeting, greet};
 use crate::report::{Exit, Failure, Outcome};
+use crate::transport::Ending;
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 use shared::codec::{Blob, List};
 use shared::format::{Body, Head, Page, Receipt, Region};
@@ -15,9 +17,10 @@ use shared::wire::hello::NewestHead;
 use shared::wire::reply::{ArchiveItem, ArchiveList};
 use shared::wire::request::{PushRequest, Query};
 use shared::wire::{Damage, HeadItem, HeadList, Missing, RefusalCode, Refused, Reply, Role, Stored};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 #[derive(Clone, Default)]
 pub struct Held {
@@ -27,6 +30,8 @@ pub struct Held {
     pub pages: HashMap<Digest, Vec<u8>>,
     pub bodies: HashMap<Digest, Vec<u8>>,
     pub heads: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Archives that were written again without blocks that a snapshot may come to need again.
+    pub thinned: BTreeSet<u64>,
 }
 
 pub struct MemorySink {
@@ -37,6 +42,11 @@ pub struct MemorySink {
     /// Archives until the line is cut; negative: never.
     cut: Arc<AtomicI64>,
     cut_receipt: Arc<AtomicBool>,
+    /// Takes whatever comes, answers no archive, and keeps the line open for ever.
+    silent: Arc<AtomicBool>,
+    told: Sender<()>,
+    /// Hears when it has fallen silent.
+    pub fell_silent: Receiver<()>,
     connections: AtomicUsize,
 }
 
@@ -46,13 +56,17 @@ fn own() -> shared::id::VerifyKey {
 
 impl MemorySink {
     pub fn new(at: u8) -> Self {
+        let (told, fell_silent) = unbounded();
         Self {
+            told,
+            fell_silent,
             name: format!("sink{at}"),
             key: SigningKey::from_seed(&[100 + at; 32]),
             held: Arc::default(),
             down: AtomicBool::new(false),
             cut: Arc::new(AtomicI64::new(-1)),
             cut_receipt: Arc::default(),
+            silent: Arc::default(),
             connections: AtomicUsize::new(0),
         }
     }
@@ -74,6 +88,9 @@ impl MemorySink {
     pub fn cut_before_receipt(&self) {
         self.cut_receipt.store(true, Ordering::Relaxed);
     }
+    pub fn fall_silent(&self) {
+        self.silent.store(true, Ordering::Relaxed);
+    }
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
@@ -92,6 +109,11 @@ impl MemorySink {
             Signed::<Head>::parse(head).unwrap().verify(&own()).unwrap().is_checkpoint()
         };
         self.held.lock().heads.iter().filter(is_checkpoint).count()
+    }
+    /// Frees blocks of all archives that are there now; they stay in the list, with number and id.
+    pub fn thin_all(&self) {
+        let mut held = self.held.lock();
+        held.thinned = held.archives.keys().copied().collect();
     }
     /// Loses the archive at this place of its list.
     pub fn lose_archive(&self, at: usize) {
@@ -114,8 +136,12 @@ impl Dial for MemorySink {
         }
         self.connections.fetch_add(1, Ordering::Relaxed);
         let (held, cut, cut_receipt) = (Arc::clone(&self.held), Arc::clone(&self.cut), Arc::clone(&self.cut_receipt));
+        let (silent, told) = (Arc::clone(&self.silent), self.told.clone());
         let key = SigningKey::from_seed(&self.key.seed());
-        let (pipe, _thread) = sink(move |sink| Serving { held, cut, cut_receipt, key }.serve(sink));
+        let serving = Serving { held, cut, cut_receipt, silent, told, key };
+        // Who waits for a silent sink in a test waits for ever.
+        let day = Duration::from_secs(86_400);
+        let (pipe, _thread) = patient(Ending::default(), day, move |sink| serving.serve(sink));
         greet(pipe, &self.name, &self.key.verify_key(), Greeting::Push { source: SOURCE, lineage: LINEAGE })
     }
 }
@@ -124,6 +150,8 @@ struct Serving {
     held: Arc<Mutex<Held>>,
     cut: Arc<AtomicI64>,
     cut_receipt: Arc<AtomicBool>,
+    silent: Arc<AtomicBool>,
+    told: Sender<()>,
     key: SigningKey,
 }
 
@@ -202,6 +230,14 @@ impl Serving {
         if self.cut.fetch_sub(1, Ordering::Relaxed) == 0 {
             return None;
         }
+        if self.silent.load(Ordering::Relaxed) {
+            let _ = self.told.send(());
+            while sink.frame().is_some() {}
+            // All is taken; the socket stays open on this side.
+            loop {
+                std::thread::park();
+            }
+        }
         let id = region.id();
         let mut held = self.held.lock();
         let existed = match held.archives.get(&index.number.get()) {
@@ -222,7 +258,8 @@ impl Serving {
         for page in body.pages.iter().filter_map(|page| held.pages.get(page)) {
             for entry in Plain::<Page>::parse(page).unwrap().archives.iter() {
                 total += 1;
-                if held.archives.get(&entry.number.get()).is_none_or(|(id, ..)| *id != entry.id) {
+                let number = entry.number.get();
+                if held.archives.get(&number).is_none_or(|(id, ..)| *id != entry.id) || held.thinned.contains(&number) {
                     archives.push(entry.number);
                 }
             }
