@@ -89,9 +89,11 @@ impl Run<'_> {
             let Some((job, top)) = job else { break };
             let remotes: Vec<usize> = self.work.iter().map(|(at, _)| *at).collect();
             let left = |at: &usize| !snapshots.iter().any(|(done, _)| done == at);
-            let lacking =
-                self.commit(&Arc::new(job), &remotes.into_iter().filter(left).collect::<Vec<_>>(), &mut snapshots)?;
-            self.note_committed(set, &top, &snapshots)?;
+            let left: Vec<usize> = remotes.into_iter().filter(left).collect();
+            let before = snapshots.len();
+            let lacking = self.commit(&Arc::new(job), &left, &mut snapshots)?;
+            // Those of the pass before have another tree.
+            self.note_committed(set, &top, &snapshots[before..])?;
             if lacking.is_empty() {
                 break;
             }

@@ -292,6 +292,12 @@ fn archives_that_a_sink_lost_are_sent_again() {
     world.sinks[1].lose_archive(0);
     let report = world.run_and_check();
     assert_eq!(report.sets[0].snapshots.len(), 2);
+    // One sink has the tree of the first pass, the other that of the second: each is remembered for what it is.
+    let (cache_dir, secret) = (world.dir.path().join("cache"), SourceSecret::from_bytes(&[3; 32]));
+    let series = index::series::SeriesIndex::open(&cache_dir, &SOURCE, &LINEAGE, &secret.series("data")).unwrap();
+    let note = |at: usize| series.note(&format!("committed-{}", world.sinks[at].key.verify_key())).unwrap().unwrap();
+    assert_ne!(note(0), note(1));
+    drop(series);
     let report = world.run_and_check();
     assert_eq!(report.sets[0].met.bytes_read.get(), 0);
 }
