@@ -12,6 +12,7 @@ mod estimate;
 pub mod exclude;
 mod flights;
 pub mod hooks;
+mod lacking;
 mod lay;
 mod limit;
 mod links;
@@ -228,7 +229,9 @@ fn run_once(env: &Env, sets: &[SetPlan]) -> Outcome<Report> {
         flights: Arc::new(Flights::default()),
         everywhere: Arc::new(Everywhere::new(everywhere)),
     };
+    let first = numbers.lock().next();
     let session = Arc::new(Session {
+        first,
         index: Arc::clone(&env.index),
         envelope,
         signing: Arc::clone(&env.signing),

@@ -2,6 +2,7 @@
 //! is joined again within the same session; what was not acknowledged is sent again, the sink knows what it has.
 
 use super::assemble::Ready;
+use super::lacking::Lacking;
 use super::limit::{Limit, limited};
 use super::stop::{Stop, again};
 use crate::client::{Answer, Asked, Client, PushReceiver, PushSender, Refusal};
@@ -13,7 +14,7 @@ use crate::watch::{self, ChainState, Verdict};
 use crossbeam_channel::{Receiver, Sender, select, unbounded};
 use parking_lot::Mutex;
 use shared::codec::List;
-use shared::format::snapshot::RemoteHead;
+use shared::format::snapshot::{FLAG_CHECKPOINT, RemoteHead};
 use shared::format::{Body, Envelope, Head, Page};
 use shared::id::{Digest, Series, SessionId};
 use shared::limits::HEAD_REMOTES_MAX;
@@ -64,6 +65,8 @@ type Reply = Sender<(usize, Outcome<Committed>)>;
 
 /// What all remotes of a run share.
 pub struct Session {
+    /// The first archive number of this run.
+    pub first: u64,
     pub index: Arc<Index>,
     pub envelope: Arc<Verified<Envelope>>,
     pub signing: Arc<SigningKey>,
@@ -94,7 +97,7 @@ pub struct Ended {
 }
 
 /// The code of a remote that lacks archives and cannot be given them.
-pub const MISSING: &str = "missing-archives";
+const MISSING: &str = "missing-archives";
 
 type Flying = Arc<Mutex<VecDeque<Arc<Ready>>>>;
 type Answers = Receiver<Outcome<(Asked, Answer)>>;
@@ -118,6 +121,7 @@ pub struct Pusher {
     sent_head: Option<(Digest, Digest)>,
     bytes_sent: u64,
     archives_sent: u64,
+    lacking: Lacking,
     /// Connections tried since the sink last acknowledged something new.
     tries: u32,
     /// Archives that it had acknowledged then.
@@ -136,11 +140,12 @@ impl Pusher {
     pub fn start(session: Arc<Session>, remote: Remote) -> Self {
         let (flying, enveloped, sent_head) = (Flying::default(), false, None);
         let (bytes_sent, archives_sent, tries, acknowledged) = (0, 0, 0, 0);
-        let (link, reply) = (None, None);
+        let (link, reply, lacking) = (None, None, Lacking::new(session.first));
         Self {
             session,
             remote,
             link,
+            lacking,
             flying,
             enveloped,
             sent_head,
@@ -447,6 +452,7 @@ impl Pusher {
         let head = self.head(job)?;
         let digest = head.digest();
         self.send_head(&head)?;
+        self.lacking.committed();
         Ok(Committed::Done(digest))
     }
 
@@ -471,14 +477,18 @@ impl Pusher {
         // An archive that was written again without its dead blocks is still listed with its number and id: its presence
         // comes back, and its chunks must not.
         index.forget_chunks(&archives)?;
+        let failed = |message: String| Failure::new(MISSING, Exit::Failed, message).remote(self.remote.dial.name());
         if !job.again {
             let message = format!(
                 "the sink lacks {} archives that this snapshot refers to, and standard input cannot be read twice",
                 archives.len()
             );
-            return Err(Failure::new(MISSING, Exit::Failed, message)
-                .remote(self.remote.dial.name())
-                .help("run the same command again: what is lacking is sent then"));
+            return Err(failed(message).help("run the same command again: what is lacking is sent then"));
+        }
+        // The snapshot behind a checkpoint may name the same ones: it was begun before.
+        if job.flags & FLAG_CHECKPOINT == 0 {
+            let taken = self.lacking.take(&archives);
+            taken.map_err(|why| failed(why.into()).help("ask its operator to run: remote-sink verify"))?;
         }
         Ok(Committed::Missing(archives))
     }

@@ -77,39 +77,41 @@ type ToCommit = (CommitJob, NodeTop);
 type Handed = Mutex<Vec<(u64, ArchiveId, u32)>>;
 
 impl Run<'_> {
-    /// Runs a set; what a remote turns out to lack is read again, once.
+    /// Runs a set. What a remote turns out to lack is read again; a remote that goes on lacking ends by itself
+    /// (`Lacking`), so that this ends too.
     pub fn set(&self, set: &SetPlan) -> Outcome<SetReport> {
         let begun = Instant::now();
         let mut snapshots: Vec<(usize, Digest)> = Vec::new();
-        let mut last = None;
-        for pass in 0..2 {
+        loop {
             let (met, job) = self.pass(set)?;
-            let incomplete = is_incomplete(set, &met);
-            last = Some((met, incomplete));
-            let Some((job, top)) = job else { break };
-            let remotes: Vec<usize> = self.work.iter().map(|(at, _)| *at).collect();
-            let left = |at: &usize| !snapshots.iter().any(|(done, _)| done == at);
-            let left: Vec<usize> = remotes.into_iter().filter(left).collect();
-            let before = snapshots.len();
-            let lacking = self.commit(&Arc::new(job), &left, &mut snapshots)?;
-            // Those of the pass before have another tree.
-            self.note_committed(set, &top, &snapshots[before..])?;
+            let lacking = match job {
+                Some((job, top)) => self.commit_left(set, job, &top, &mut snapshots)?,
+                None => Vec::new(),
+            };
             if lacking.is_empty() {
-                break;
-            }
-            if pass == 1 {
-                return Err(Failure::new(
-                    "missing-archives",
-                    Exit::Failed,
-                    "a remote lacks archives that were just sent",
-                )
-                .help("ask its operator to run: remote-sink verify"));
+                let (incomplete, unchanged) = (is_incomplete(set, &met), snapshots.is_empty());
+                let (name, duration) = (set.name.clone(), begun.elapsed());
+                return Ok(SetReport { name, met, duration, snapshots, unchanged, incomplete });
             }
             self.sealer.everywhere.remove(&lacking);
         }
-        let Some((met, incomplete)) = last else { return Err(stopped()) };
-        let unchanged = snapshots.is_empty();
-        Ok(SetReport { name: set.name.clone(), met, duration: begun.elapsed(), snapshots, unchanged, incomplete })
+    }
+
+    /// Commits on the remotes that have no snapshot of this set yet; returns the archives that some of them lack.
+    fn commit_left(
+        &self,
+        set: &SetPlan,
+        job: CommitJob,
+        top: &NodeTop,
+        snapshots: &mut Vec<(usize, Digest)>,
+    ) -> Outcome<Vec<u64>> {
+        let remotes = self.work.iter().map(|(at, _)| *at);
+        let left: Vec<usize> = remotes.filter(|at| !snapshots.iter().any(|(done, _)| done == at)).collect();
+        let before = snapshots.len();
+        let lacking = self.commit(&Arc::new(job), &left, snapshots)?;
+        // Those of the pass before have another tree.
+        self.note_committed(set, top, &snapshots[before..])?;
+        Ok(lacking)
     }
 
     /// Reads everything, hands all archives to the remotes, returns what is to be committed; `None` if nothing is.
@@ -361,7 +363,9 @@ impl Run<'_> {
         let root = self.root(set, &shared.met, NodeTop { chunk, level: 0 }, None, started)?;
         let job = self.job(pages.finish()?, &root, *series, FLAG_CHECKPOINT, true)?;
         let remotes: Vec<usize> = self.work.iter().map(|(at, _)| *at).collect();
-        self.commit(&Arc::new(job), &remotes, &mut Vec::new()).map(|_| ())
+        let lacking = self.commit(&Arc::new(job), &remotes, &mut Vec::new())?;
+        self.sealer.everywhere.remove(&lacking);
+        Ok(())
     }
 
     fn root(
@@ -436,7 +440,13 @@ impl Run<'_> {
         loop {
             match replies.recv_timeout(Duration::from_millis(200)) {
                 Ok((at, Ok(Committed::Done(digest)))) => snapshots.push((at, digest)),
-                Ok((_, Ok(Committed::Missing(archives)))) => lacking.extend(archives),
+                Ok((at, Ok(Committed::Missing(archives)))) => {
+                    let (name, count) = (self.env.remotes[at].dial.name(), archives.len());
+                    (self.env.told)(&format!(
+                        "{name} lacks {count} archives that it held before: what is needed of them is read and sent again"
+                    ));
+                    lacking.extend(archives);
+                }
                 // It is reported when the remote ends.
                 Ok((_, Err(_))) => {}
                 Err(crossbeam_channel::RecvTimeoutError::Timeout) => self.stop.check()?,

@@ -45,6 +45,8 @@ pub struct MemorySink {
     /// Takes whatever comes, answers no archive, and keeps the line open for ever.
     silent: Arc<AtomicBool>,
     told: Sender<()>,
+    /// Says of every snapshot that an archive of it is lacking.
+    lying: Arc<AtomicBool>,
     /// Hears when it has fallen silent.
     pub fell_silent: Receiver<()>,
     connections: AtomicUsize,
@@ -67,6 +69,7 @@ impl MemorySink {
             cut: Arc::new(AtomicI64::new(-1)),
             cut_receipt: Arc::default(),
             silent: Arc::default(),
+            lying: Arc::default(),
             connections: AtomicUsize::new(0),
         }
     }
@@ -87,6 +90,9 @@ impl MemorySink {
     }
     pub fn cut_before_receipt(&self) {
         self.cut_receipt.store(true, Ordering::Relaxed);
+    }
+    pub fn lie(&self) {
+        self.lying.store(true, Ordering::Relaxed);
     }
     pub fn fall_silent(&self) {
         self.silent.store(true, Ordering::Relaxed);
@@ -136,9 +142,9 @@ impl Dial for MemorySink {
         }
         self.connections.fetch_add(1, Ordering::Relaxed);
         let (held, cut, cut_receipt) = (Arc::clone(&self.held), Arc::clone(&self.cut), Arc::clone(&self.cut_receipt));
-        let (silent, told) = (Arc::clone(&self.silent), self.told.clone());
+        let (silent, lying, told) = (Arc::clone(&self.silent), Arc::clone(&self.lying), self.told.clone());
         let key = SigningKey::from_seed(&self.key.seed());
-        let serving = Serving { held, cut, cut_receipt, silent, told, key };
+        let serving = Serving { held, cut, cut_receipt, silent, lying, told, key };
         // Who waits for a silent sink in a test waits for ever.
         let day = Duration::from_secs(86_400);
         let (pipe, _thread) = patient(Ending::default(), day, move |sink| serving.serve(sink));
@@ -151,6 +157,7 @@ struct Serving {
     cut: Arc<AtomicI64>,
     cut_receipt: Arc<AtomicBool>,
     silent: Arc<AtomicBool>,
+    lying: Arc<AtomicBool>,
     told: Sender<()>,
     key: SigningKey,
 }
@@ -259,7 +266,11 @@ impl Serving {
             for entry in Plain::<Page>::parse(page).unwrap().archives.iter() {
                 total += 1;
                 let number = entry.number.get();
-                if held.archives.get(&number).is_none_or(|(id, ..)| *id != entry.id) || held.thinned.contains(&number) {
+                let lies = archives.is_empty() && self.lying.load(Ordering::Relaxed);
+                if lies
+                    || held.archives.get(&number).is_none_or(|(id, ..)| *id != entry.id)
+                    || held.thinned.contains(&number)
+                {
                     archives.push(entry.number);
                 }
             }

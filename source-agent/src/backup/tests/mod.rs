@@ -303,6 +303,23 @@ fn archives_that_a_sink_lost_are_sent_again() {
 }
 
 #[test]
+fn a_remote_that_goes_on_lacking_fails_alone() {
+    let world = World::new(2);
+    world.write("a", &noise(3 << 20, 42));
+    world.run_and_check();
+    age(&world);
+    world.sinks[1].lie();
+    let other = SetPlan { name: "other".into(), series: "other".into(), ..world.set() };
+    let report = run(&mut world.env(), &[world.set(), other]).unwrap();
+    assert!(report.failure.is_none(), "{}", report.failure.unwrap());
+    let snapshots: Vec<Vec<usize>> =
+        report.sets.iter().map(|set| set.snapshots.iter().map(|(at, _)| *at).collect()).collect();
+    assert_eq!(snapshots, [[0], [0]], "both sets, on the honest sink");
+    assert!(report.remotes[0].failure.is_none());
+    assert_eq!(report.remotes[1].failure.as_ref().unwrap().code, "missing-archives");
+}
+
+#[test]
 fn checkpoints_protect_a_long_run() {
     let mut world = World::new(1);
     world.checkpoint_bytes = 1 << 20;
