@@ -1,5 +1,6 @@
 //! The beginning of a session with one remote: is it the chain we remember, and what does it hold?
 
+use super::numbers::LEAP_MAX;
 use super::outcome::shown;
 use super::push::Dial;
 use crate::client::Client;
@@ -9,6 +10,7 @@ use crate::index::{Index, SinkFacts, series};
 use crate::report::{Exit, Failure, Outcome};
 use crate::watch::{self, ChainState, Verdict};
 use shared::id::{ArchiveNumber, Chain, Lineage, SourceId, VerifyKey};
+use shared::wire::Welcome;
 use shared::wire::reply::ArchiveItem;
 use std::collections::HashSet;
 use std::path::Path;
@@ -32,6 +34,8 @@ pub struct Me<'a> {
     pub lineage: Lineage,
     pub key: VerifyKey,
     pub index_secret: &'a IndexSecret,
+    /// Above all archive numbers that this machine knows of.
+    pub known: u64,
 }
 
 /// Connects, judges the chain, brings the index up to date with what the sink holds. `told` hears of what takes long.
@@ -53,11 +57,22 @@ pub fn connect(
             _ => Err(Failure::new("chain", Exit::Tampered, "the sink changed its word").remote(dial.name())),
         };
     }
+    let next_number = next_number(client.welcome(), me).map_err(|failure| failure.remote(dial.name()))?;
     let facts = index.sink(client.sink())?;
     refresh(&mut client, me, index, &facts, whole_list, told).map_err(|failure| failure.remote(dial.name()))?;
     let present = index.present(&facts)?;
-    let next_number = client.welcome().next_number.map_or(0, ArchiveNumber::get);
     Ok(Connected { client, state, facts, present, next_number })
+}
+
+/// The number above all that the sink holds, if that can be.
+fn next_number(welcome: &Welcome, me: &Me) -> Outcome<u64> {
+    let next = welcome.next_number.map_or(0, ArchiveNumber::get);
+    if next <= me.known.saturating_add(LEAP_MAX) {
+        return Ok(next);
+    }
+    let message = format!("the sink says that its next archive has number {next}; this machine expects {}", me.known);
+    Err(Failure::new("sink-lies", Exit::Tampered, message)
+        .help("do not trust this sink's answers; compare with its operator (remote-sink verify), and check your other remotes"))
 }
 
 /// Compares the index with the sink's list of archives, from where it was last accounted for.
@@ -78,6 +93,10 @@ fn refresh(
     }
     let number = ArchiveNumber::new(from).map_err(|e| Failure::new("numbers", Exit::Failed, e.to_string()))?;
     let items = client.archives(&me.source, &me.lineage, number)?;
+    if items.last().is_some_and(|last| last.number.get() >= next) {
+        let message = "the sink lists archives above the number that it says is its next";
+        return Err(Failure::new("sink-lies", Exit::Tampered, message));
+    }
     let present = index.present(facts)?;
     let held: HashSet<u64> = items.iter().map(|item| item.number.get()).collect();
     let gone: Vec<u64> = present.iter().copied().filter(|number| *number >= from && !held.contains(number)).collect();

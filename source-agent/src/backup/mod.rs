@@ -206,13 +206,14 @@ fn raise_file_limit() {
 fn run_once(env: &Env, sets: &[SetPlan]) -> Outcome<Report> {
     let index_secret = env.secret.index_secret(&env.lineage);
     let mut remotes: Vec<RemoteReport> = env.remotes.iter().map(RemoteReport::new).collect();
-    let connected = connect_all(env, &mut remotes, &index_secret);
+    let mut numbers = Numbers::open(&env.state_dir, env.index.next_number()?)?;
+    let connected = connect_all(env, &mut remotes, &index_secret, numbers.next());
     let everywhere = everywhere(&connected);
     if connected.is_empty() {
         return Ok(Report { sets: Vec::new(), failure: first_failure(&remotes), remotes });
     }
     let floor = connected.iter().map(|(_, remote)| remote.next_number).max().unwrap_or(0);
-    let numbers = Numbers::open(&env.state_dir, floor.max(env.index.next_number()?))?;
+    numbers.raise(floor.max(env.index.next_number()?));
     let numbers = Arc::new(Mutex::new(numbers));
     let (secret, envelope) = new_session(env.source, env.lineage, &env.secret, &env.recipients, &env.signing)
         .map_err(|e| Failure::new("session", Exit::Failed, format!("cannot open a session: {e}")))?;
@@ -319,8 +320,9 @@ fn connect_all(
     env: &Env,
     reports: &mut [RemoteReport],
     index_secret: &crate::crypto::secret::IndexSecret,
+    known: u64,
 ) -> Vec<(usize, Connected)> {
-    let me = Me { source: env.source, lineage: env.lineage, key: env.signing.verify_key(), index_secret };
+    let me = Me { source: env.source, lineage: env.lineage, key: env.signing.verify_key(), index_secret, known };
     let connect_one = |plan: &RemotePlan| connect(&*plan.dial, &me, &env.index, &env.state_dir, env.force, &*env.told);
     let connect_one = &connect_one;
     let results: Vec<Outcome<Connected>> = std::thread::scope(|scope| {

@@ -8,6 +8,9 @@ use shared::id::ArchiveNumber;
 use shared::sys::durable;
 use std::path::{Path, PathBuf};
 
+/// No remote is believed to be further ahead of all that is known here: a lie near the highest number would leave none
+/// for any remote.
+pub const LEAP_MAX: u64 = 1 << 24;
 /// Numbers that one durable write reserves.
 const STEP: u64 = 32;
 
@@ -33,6 +36,13 @@ impl Numbers {
         };
         let next = remembered.max(floor);
         Ok(Self { path, next, reserved: next })
+    }
+
+    /// Goes on at `floor` if that is higher.
+    pub fn raise(&mut self, floor: u64) {
+        if floor > self.next {
+            (self.next, self.reserved) = (floor, floor);
+        }
     }
 
     /// A number above all that were taken.
@@ -86,6 +96,13 @@ mod tests {
         }
         assert!(seen.iter().all(|number| *number >= 3));
         assert_eq!(Numbers::open(dir.path(), 9000).unwrap().take().unwrap().get(), 9000);
+        let mut numbers = Numbers::open(dir.path(), 0).unwrap();
+        let next = numbers.next();
+        numbers.raise(next - 1);
+        assert_eq!(numbers.take().unwrap().get(), next);
+        numbers.raise(10_000);
+        assert_eq!(numbers.take().unwrap().get(), 10_000);
+        assert!(Numbers::open(dir.path(), 0).unwrap().next() > 10_000, "it was made durable");
     }
 
     #[test]

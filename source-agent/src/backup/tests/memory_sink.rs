@@ -47,6 +47,8 @@ pub struct MemorySink {
     told: Sender<()>,
     /// Says of every snapshot that an archive of it is lacking.
     lying: Arc<AtomicBool>,
+    /// What it says its next archive's number is; negative: the truth.
+    next_number: Arc<AtomicI64>,
     /// Hears when it has fallen silent.
     pub fell_silent: Receiver<()>,
     connections: AtomicUsize,
@@ -70,6 +72,7 @@ impl MemorySink {
             cut_receipt: Arc::default(),
             silent: Arc::default(),
             lying: Arc::default(),
+            next_number: Arc::new(AtomicI64::new(-1)),
             connections: AtomicUsize::new(0),
         }
     }
@@ -93,6 +96,9 @@ impl MemorySink {
     }
     pub fn lie(&self) {
         self.lying.store(true, Ordering::Relaxed);
+    }
+    pub fn claim_next_number(&self, next: i64) {
+        self.next_number.store(next, Ordering::Relaxed);
     }
     pub fn fall_silent(&self) {
         self.silent.store(true, Ordering::Relaxed);
@@ -144,7 +150,8 @@ impl Dial for MemorySink {
         let (held, cut, cut_receipt) = (Arc::clone(&self.held), Arc::clone(&self.cut), Arc::clone(&self.cut_receipt));
         let (silent, lying, told) = (Arc::clone(&self.silent), Arc::clone(&self.lying), self.told.clone());
         let key = SigningKey::from_seed(&self.key.seed());
-        let serving = Serving { held, cut, cut_receipt, silent, lying, told, key };
+        let next_number = Arc::clone(&self.next_number);
+        let serving = Serving { held, cut, cut_receipt, silent, lying, next_number, told, key };
         // Who waits for a silent sink in a test waits for ever.
         let day = Duration::from_secs(86_400);
         let (pipe, _thread) = patient(Ending::default(), day, move |sink| serving.serve(sink));
@@ -158,6 +165,7 @@ struct Serving {
     cut_receipt: Arc<AtomicBool>,
     silent: Arc<AtomicBool>,
     lying: Arc<AtomicBool>,
+    next_number: Arc<AtomicI64>,
     told: Sender<()>,
     key: SigningKey,
 }
@@ -182,6 +190,7 @@ impl Serving {
                 NewestHead { sequence: head.sequence, digest: head.digest() }
             });
             let next = held.archives.keys().last().map_or(0, |last| last + 1);
+            let next = u64::try_from(self.next_number.load(Ordering::Relaxed)).unwrap_or(next);
             answer.next_number = Some(ArchiveNumber::new(next).unwrap());
         }
         sink.welcome(answer, &self.key);

@@ -320,6 +320,23 @@ fn a_remote_that_goes_on_lacking_fails_alone() {
 }
 
 #[test]
+fn a_number_far_above_all_that_is_known_is_refused_and_harms_no_other_remote() {
+    let world = World::new(2);
+    world.write("a", &noise(100_000, 43));
+    for claim in [(1 << 48) - 1, numbers::LEAP_MAX as i64 + 100] {
+        world.sinks[1].claim_next_number(claim);
+        let report = world.run_and_check();
+        assert_eq!(report.sets[0].snapshots.len(), 1);
+        let failure = report.remotes[1].failure.as_ref().unwrap();
+        assert_eq!((failure.code, failure.exit), ("sink-lies", Exit::Tampered));
+        assert_eq!(world.env().index.sink(&world.sinks[1].key.verify_key()).unwrap().next, 0, "nothing is remembered");
+        assert!(Numbers::open(&world.dir.path().join("state"), 0).unwrap().next() < 100);
+    }
+    world.sinks[1].claim_next_number(-1);
+    assert_eq!(world.run_and_check().sets[0].snapshots.len(), 2);
+}
+
+#[test]
 fn checkpoints_protect_a_long_run() {
     let mut world = World::new(1);
     world.checkpoint_bytes = 1 << 20;
