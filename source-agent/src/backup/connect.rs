@@ -16,7 +16,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 /// Sessions after which the whole list of archives is read again, to notice what went away without a word.
-const WHOLE_LIST_AFTER: u64 = 30;
+pub const WHOLE_LIST_AFTER: u64 = 30;
 
 /// A remote that is ready to be pushed to.
 pub struct Connected {
@@ -60,6 +60,7 @@ pub fn connect(
     let next_number = next_number(client.welcome(), me).map_err(|failure| failure.remote(dial.name()))?;
     let facts = index.sink(client.sink())?;
     refresh(&mut client, me, index, &facts, whole_list, told).map_err(|failure| failure.remote(dial.name()))?;
+    let facts = index.sink(client.sink())?;
     let present = index.present(&facts)?;
     Ok(Connected { client, state, facts, present, next_number })
 }

@@ -283,7 +283,7 @@ fn run_once(env: &Env, sets: &[SetPlan]) -> Outcome<Report> {
             continue;
         };
         if failure.is_none() {
-            env.index.account(&facts, next, journal, facts.lists == 0)?;
+            env.index.advance(&facts, next, journal)?;
         }
         remotes[at] = RemoteReport { failure, bytes_sent, archives_sent, ..RemoteReport::new(&env.remotes[at]) };
     }

@@ -268,12 +268,20 @@ impl Index {
         Ok(SinkFacts { row, next, journal, lists })
     }
 
-    /// All archives of this sink below `next` are accounted for.
+    /// A session begins: all archives of this sink below `next` are accounted for, by its whole list or by what came
+    /// since.
     pub fn account(&self, sink: &SinkFacts, next: u64, journal: Option<Digest>, whole_list: bool) -> Outcome<()> {
-        let lists = if whole_list { 0 } else { sink.lists + 1 };
+        self.advance(sink, next, journal)?;
+        let sql = "UPDATE sinks SET lists = CASE WHEN ?2 THEN 0 ELSE lists + 1 END WHERE number = ?1";
+        self.writer.lock().execute(sql, params![sink.row, whole_list]).map_err(sqlite)?;
+        Ok(())
+    }
+
+    /// A session ends: what was pushed in it is accounted for too.
+    pub fn advance(&self, sink: &SinkFacts, next: u64, journal: Option<Digest>) -> Outcome<()> {
         let journal = journal.map(|digest| digest.as_bytes().to_vec());
-        let sql = "UPDATE sinks SET next = ?2, journal = ?3, lists = ?4 WHERE number = ?1";
-        self.writer.lock().execute(sql, params![sink.row, next, journal, lists]).map_err(sqlite)?;
+        let sql = "UPDATE sinks SET next = ?2, journal = ?3 WHERE number = ?1";
+        self.writer.lock().execute(sql, params![sink.row, next, journal]).map_err(sqlite)?;
         Ok(())
     }
 

@@ -52,6 +52,7 @@ pub struct MemorySink {
     /// Hears when it has fallen silent.
     pub fell_silent: Receiver<()>,
     connections: AtomicUsize,
+    whole_lists: Arc<AtomicUsize>,
 }
 
 fn own() -> shared::id::VerifyKey {
@@ -74,6 +75,7 @@ impl MemorySink {
             lying: Arc::default(),
             next_number: Arc::new(AtomicI64::new(-1)),
             connections: AtomicUsize::new(0),
+            whole_lists: Arc::default(),
         }
     }
     pub fn held(&self) -> Held {
@@ -99,6 +101,10 @@ impl MemorySink {
     }
     pub fn claim_next_number(&self, next: i64) {
         self.next_number.store(next, Ordering::Relaxed);
+    }
+    /// How often it was asked for all its archives.
+    pub fn whole_lists(&self) -> usize {
+        self.whole_lists.load(Ordering::Relaxed)
     }
     pub fn fall_silent(&self) {
         self.silent.store(true, Ordering::Relaxed);
@@ -150,8 +156,8 @@ impl Dial for MemorySink {
         let (held, cut, cut_receipt) = (Arc::clone(&self.held), Arc::clone(&self.cut), Arc::clone(&self.cut_receipt));
         let (silent, lying, told) = (Arc::clone(&self.silent), Arc::clone(&self.lying), self.told.clone());
         let key = SigningKey::from_seed(&self.key.seed());
-        let next_number = Arc::clone(&self.next_number);
-        let serving = Serving { held, cut, cut_receipt, silent, lying, next_number, told, key };
+        let (next_number, whole_lists) = (Arc::clone(&self.next_number), Arc::clone(&self.whole_lists));
+        let serving = Serving { held, cut, cut_receipt, silent, lying, next_number, whole_lists, told, key };
         // Who waits for a silent sink in a test waits for ever.
         let day = Duration::from_secs(86_400);
         let (pipe, _thread) = patient(Ending::default(), day, move |sink| serving.serve(sink));
@@ -166,6 +172,7 @@ struct Serving {
     silent: Arc<AtomicBool>,
     lying: Arc<AtomicBool>,
     next_number: Arc<AtomicI64>,
+    whole_lists: Arc<AtomicUsize>,
     told: Sender<()>,
     key: SigningKey,
 }
@@ -329,6 +336,9 @@ impl Serving {
         match query {
             Query::Ping => Reply::Pong,
             Query::ListArchives(query) => {
+                if query.from.get() == 0 {
+                    self.whole_lists.fetch_add(1, Ordering::Relaxed);
+                }
                 let items = held
                     .archives
                     .range(query.from.get()..)

@@ -337,6 +337,22 @@ fn a_number_far_above_all_that_is_known_is_refused_and_harms_no_other_remote() {
 }
 
 #[test]
+fn the_whole_list_is_read_now_and_then() {
+    let world = World::new(1);
+    world.write("a", b"1");
+    let mut asked = Vec::new();
+    for run in 0..2 * connect::WHOLE_LIST_AFTER + 10 {
+        let before = world.sinks[0].whole_lists();
+        assert!(world.run().failure.is_none());
+        if world.sinks[0].whole_lists() > before {
+            asked.push(run);
+        }
+    }
+    // In the run after so many that did without, each time.
+    assert_eq!(asked, [connect::WHOLE_LIST_AFTER, 2 * connect::WHOLE_LIST_AFTER + 1]);
+}
+
+#[test]
 fn checkpoints_protect_a_long_run() {
     let mut world = World::new(1);
     world.checkpoint_bytes = 1 << 20;
