@@ -214,6 +214,7 @@ fn run_once(env: &Env, sets: &[SetPlan]) -> Outcome<Report> {
     }
     let floor = connected.iter().map(|(_, remote)| remote.next_number).max().unwrap_or(0);
     numbers.raise(floor.max(env.index.next_number()?));
+    index::series::put_aside_from(&env.cache_dir, numbers.next())?;
     let numbers = Arc::new(Mutex::new(numbers));
     let (secret, envelope) = new_session(env.source, env.lineage, &env.secret, &env.recipients, &env.signing)
         .map_err(|e| Failure::new("session", Exit::Failed, format!("cannot open a session: {e}")))?;

@@ -72,6 +72,24 @@ pub fn all(cache_dir: &Path) -> Vec<PathBuf> {
     all
 }
 
+/// Puts aside what refers to archives at or above `next`, a number that will be given out: it is of a time that the
+/// numbers have forgotten, and would mean other archives from then on.
+pub fn put_aside_from(cache_dir: &Path, next: u64) -> Outcome<()> {
+    for path in all(cache_dir) {
+        match refers_from(&path, next) {
+            Ok(false) => {}
+            Err(failure) if failure.code != super::DAMAGED => return Err(failure),
+            _ => super::put_aside(&path)?,
+        }
+    }
+    Ok(())
+}
+
+fn refers_from(path: &Path, next: u64) -> Outcome<bool> {
+    let sql = "SELECT 1 FROM uses WHERE archive >= ?1 LIMIT 1";
+    Ok(reader(path)?.query_row(sql, [next], |_| Ok(())).optional().map_err(sqlite)?.is_some())
+}
+
 /// Calls `each` with every block that a series' last snapshot refers to, ascending.
 pub fn for_each_use(path: &Path, mut each: impl FnMut(Spot, u64) -> Outcome<()>) -> Outcome<()> {
     let connection = reader(path)?;

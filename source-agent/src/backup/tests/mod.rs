@@ -353,6 +353,33 @@ fn the_whole_list_is_read_now_and_then() {
 }
 
 #[test]
+fn what_refers_to_forgotten_numbers_is_not_believed() {
+    let world = World::new(1);
+    world.write("a", &noise(300_000, 44));
+    let beside = world.dir.path().join("beside");
+    std::fs::create_dir(&beside).unwrap();
+    let first = SetPlan { series: "other".into(), input: Input::Paths(vec![beside.clone()]), ..world.set() };
+    world.run_and_check();
+    age(&world);
+    world.run_and_check();
+    // The sink, the index and the file of the numbers have forgotten; what is remembered of the set's files has not.
+    while !world.sinks[0].archives().is_empty() {
+        world.sinks[0].lose_archive(0);
+    }
+    std::fs::remove_file(world.dir.path().join("state/next-archive")).unwrap();
+    for name in ["index.sqlite", "index.sqlite-wal", "index.sqlite-shm"] {
+        let _ = std::fs::remove_file(world.dir.path().join("cache").join(name));
+    }
+    // Another set takes the numbers first.
+    std::fs::write(beside.join("b"), noise(300_000, 45)).unwrap();
+    let report = run(&mut world.env(), &[first, world.set()]).unwrap();
+    assert!(report.failure.is_none(), "{}", report.failure.unwrap());
+    assert!(report.sets[1].met.bytes_read.get() >= 300_000);
+    let found = open_newest(&world.sinks[0], &world.identity);
+    assert!(found[&format!("{}/a", world.data().display())] == Found::File(noise(300_000, 44)));
+}
+
+#[test]
 fn checkpoints_protect_a_long_run() {
     let mut world = World::new(1);
     world.checkpoint_bytes = 1 << 20;
