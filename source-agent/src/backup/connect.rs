@@ -6,7 +6,7 @@ use super::push::Dial;
 use crate::client::Client;
 use crate::crypto::secret::IndexSecret;
 use crate::index::rebuild::{Own, learn};
-use crate::index::{Index, SinkFacts, series};
+use crate::index::{Index, SinkFacts};
 use crate::report::{Exit, Failure, Outcome};
 use crate::watch::{self, ChainState, Verdict};
 use shared::id::{ArchiveNumber, Chain, Lineage, SourceId, VerifyKey};
@@ -17,6 +17,9 @@ use std::path::Path;
 
 /// Sessions after which the whole list of archives is read again, to notice what went away without a word.
 pub const WHOLE_LIST_AFTER: u64 = 30;
+
+/// Archives that are not used and are told of one by one.
+const TOLD_MAX: usize = 10;
 
 /// A remote that is ready to be pushed to.
 pub struct Connected {
@@ -102,29 +105,24 @@ fn refresh(
     let held: HashSet<u64> = items.iter().map(|item| item.number.get()).collect();
     let gone: Vec<u64> = present.iter().copied().filter(|number| *number >= from && !held.contains(number)).collect();
     index.drop_presence(facts, &gone)?;
-    let mut unknown = Vec::new();
-    let mut known = Vec::new();
+    let (mut known, mut unknown, mut other) = (Vec::new(), Vec::new(), Vec::new());
     for item in items {
-        match index.archive_id(item.number.get())? {
-            Some(id) if id == item.id => known.push(item.number.get()),
+        let number = item.number.get();
+        match index.archive_id(number)? {
+            Some(id) if id == item.id => known.push(number),
+            // The sink's word alone: it takes away nothing but what is believed of this sink.
             Some(_) => {
-                replaced(index, item.number.get())?;
+                other.push(number);
                 unknown.push(item);
             }
             None => unknown.push(item),
         }
     }
+    index.drop_presence(facts, &other)?;
     let known: Vec<u64> = known.into_iter().filter(|number| !present.contains(number)).collect();
     index.add_presence(facts, &known)?;
     learn_all(client, me, index, facts, unknown, told)?;
     index.account(facts, next, journal, whole)
-}
-
-/// A number names another archive than remembered: whatever was built on it is forgotten.
-fn replaced(index: &Index, number: u64) -> Outcome<()> {
-    index.forget_archive(number)?;
-    let cache_dir = index.path().parent().unwrap_or(Path::new("."));
-    series::all(cache_dir).iter().try_for_each(|path| crate::index::put_aside(path))
 }
 
 fn learn_all(
@@ -139,15 +137,25 @@ fn learn_all(
     if !unknown.is_empty() {
         told(&format!("the local index lacks {} archives; their chunk tables are fetched", unknown.len()));
     }
+    let mut unused = 0usize;
     for ArchiveItem { number, id } in unknown {
         let learned = fetch(client, me, number, &id)
             .and_then(|(region, table)| learn(index, facts, &own, number, &id, &region, table));
         match learned {
             Ok(()) => {}
-            // Lost line, full disk, damaged index: no reason to go on.
-            Err(failure) if failure.exit != Exit::Tampered && failure.exit != Exit::NotFound => return Err(failure),
-            Err(failure) => told(&format!("archive {number} is not used: {}", shown(failure.message.as_bytes()))),
+            // Lost line, full disk, damaged index: no reason to go on. Nor with a sink that contradicts itself.
+            Err(failure) if !matches!(failure.exit, Exit::Tampered | Exit::NotFound) => return Err(failure),
+            Err(failure) if failure.code == "sink-lies" => return Err(failure),
+            Err(failure) => {
+                unused += 1;
+                if unused <= TOLD_MAX {
+                    told(&format!("archive {number} is not used: {}", shown(failure.message.as_bytes())));
+                }
+            }
         }
+    }
+    if unused > TOLD_MAX {
+        told(&format!("and {} more archives are not used", unused - TOLD_MAX));
     }
     Ok(())
 }

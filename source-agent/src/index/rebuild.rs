@@ -3,14 +3,16 @@
 //! Only archives with this source's own signature, source id and lineage are taken, and only chunk tables open here,
 //! under the index secret; no block could.
 
-use super::{ArchiveFacts, Index, SinkFacts, sqlite};
+use super::{ArchiveFacts, Index, SinkFacts, series, sqlite};
 use crate::crypto::open::open;
 use crate::crypto::part::Place;
 use crate::crypto::secret::IndexSecret;
 use crate::report::{Exit, Failure, Outcome};
 use crate::tree::ChunkTable;
+use rusqlite::{OptionalExtension, params};
 use shared::format::archive::Region;
 use shared::id::{ArchiveId, ArchiveNumber, Digest, Lineage, SourceId, VerifyKey};
+use std::path::Path;
 
 /// What own archives must fit.
 pub struct Own<'a> {
@@ -25,7 +27,8 @@ fn refused(number: ArchiveNumber, why: &str) -> Failure {
         .help("the sink is damaged or lies; ask its operator to run: remote-sink verify")
 }
 
-/// Checks an archive's region and table and adds its chunks; notes that the sink holds it.
+/// Checks an archive's region and table and adds its chunks; notes that the sink holds it. Nothing of the index changes
+/// for what does not check.
 pub fn learn(
     index: &Index,
     sink: &SinkFacts,
@@ -60,21 +63,47 @@ pub fn learn(
     }
     let bytes = region_bytes + signed.parts_bytes();
     let facts = ArchiveFacts { number, id: *id, kind: signed.kind, session: signed.session, bytes, table: &table };
-    index.acknowledge(sink, &facts, true)
+    if index.take_over(sink, &facts)? {
+        return Ok(());
+    }
+    let message = format!("another remote holds another archive {number} of this source");
+    Err(Failure::new("other-archive", Exit::Tampered, message))
 }
 
 impl Index {
-    /// Forgets an archive and its chunks; used where a number turns out to name another archive.
-    pub fn forget_archive(&self, number: u64) -> Outcome<()> {
+    /// Takes over an archive that was checked. Where its number names another archive here, that one goes, but only if
+    /// no other sink holds it; false if one does: then this one is not used.
+    pub(super) fn take_over(&self, sink: &SinkFacts, archive: &ArchiveFacts) -> Outcome<bool> {
         let mut connection = self.writer.lock();
         let transaction = connection.transaction().map_err(sqlite)?;
-        for sql in [
-            "DELETE FROM chunks WHERE archive = ?1",
-            "DELETE FROM archives WHERE number = ?1",
-            "DELETE FROM presence WHERE archive = ?1",
-        ] {
-            transaction.execute(sql, [number]).map_err(sqlite)?;
+        let number = archive.number.get();
+        let sql = "SELECT id FROM archives WHERE number = ?1";
+        let known: Option<Vec<u8>> =
+            transaction.query_row(sql, [number], |row| row.get(0)).optional().map_err(sqlite)?;
+        let replaced = known.as_ref().is_some_and(|id| id[..] != archive.id.as_bytes()[..]);
+        if replaced {
+            let sql = "SELECT 1 FROM presence WHERE archive = ?1 AND sink <> ?2 LIMIT 1";
+            let held = transaction.query_row(sql, params![number, sink.row], |_| Ok(())).optional().map_err(sqlite)?;
+            if held.is_some() {
+                return Ok(false);
+            }
+            // What was built on the other one is forgotten first: a crash in between costs no more than reading again.
+            let cache_dir = self.path.parent().unwrap_or(Path::new("."));
+            series::all(cache_dir).iter().try_for_each(|path| super::put_aside(path))?;
+            for sql in [
+                "DELETE FROM chunks WHERE archive = ?1",
+                "DELETE FROM archives WHERE number = ?1",
+                "DELETE FROM presence WHERE archive = ?1",
+            ] {
+                transaction.execute(sql, [number]).map_err(sqlite)?;
+            }
         }
-        transaction.commit().map_err(sqlite)
+        if replaced || known.is_none() {
+            super::insert_archive(&transaction, archive).map_err(sqlite)?;
+        }
+        let sql = "INSERT OR IGNORE INTO presence VALUES (?1, ?2)";
+        transaction.execute(sql, params![sink.row, number]).map_err(sqlite)?;
+        transaction.commit().map_err(sqlite)?;
+        Ok(true)
     }
 }

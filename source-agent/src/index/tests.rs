@@ -54,10 +54,34 @@ fn acknowledged_chunks_are_found_and_presence_is_per_sink() {
     assert_eq!(lookup.find(&ChunkId::new([0; 32])).unwrap(), None);
     assert_eq!(index.blocks(5).unwrap(), [(5, 510); 3]);
     assert_eq!(index.next_number().unwrap(), 6);
-    index.forget_archive(5).unwrap();
+    index.forget_chunks(&[4, 6]).unwrap();
+    assert!(lookup.find(&table[0][0].id).unwrap().is_some());
+    index.forget_chunks(&[4, 5]).unwrap();
     assert_eq!(lookup.find(&table[0][0].id).unwrap(), None);
+    assert_eq!(index.archive_id(5).unwrap(), Some(ArchiveId::new([5; 32])), "its number stays taken");
     drop((index, lookup));
-    assert!(Index::open(dir.path(), &SOURCE, &LINEAGE).unwrap().1);
+    assert!(!Index::open(dir.path(), &SOURCE, &LINEAGE).unwrap().1);
+}
+
+#[test]
+fn another_archive_of_a_number_takes_its_place_only_where_no_other_sink_holds_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let (index, _) = Index::open(dir.path(), &SOURCE, &LINEAGE).unwrap();
+    let [one, two] = [7, 8].map(|key| index.sink(&VerifyKey::new([key; 32])).unwrap());
+    let series = SeriesIndex::open(dir.path(), &SOURCE, &LINEAGE, &Series::new([9; 16])).unwrap().path().to_owned();
+    let (first, second) = (table(1, 2), table(2, 2));
+    let other = ArchiveFacts { id: ArchiveId::new([99; 32]), ..facts(5, &second) };
+    index.acknowledge(&one, &facts(5, &first), true).unwrap();
+    let lookup = index.lookup().unwrap();
+    let found = |table: &[Vec<TableEntry>]| lookup.find(&table[0][0].id).unwrap().is_some();
+    assert!(!index.take_over(&two, &other).unwrap());
+    assert_eq!((found(&first), found(&second), series.exists()), (true, false, true));
+    assert!(index.present(&two).unwrap().is_empty());
+    index.drop_presence(&one, &[5]).unwrap();
+    assert!(index.take_over(&two, &other).unwrap());
+    assert_eq!((found(&first), found(&second), series.exists()), (false, true, false));
+    assert_eq!(index.archive_id(5).unwrap(), Some(other.id));
+    assert_eq!(index.present(&two).unwrap(), HashSet::from([5]));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 use shared::codec::{Blob, List};
 use shared::format::{Body, Head, Page, Receipt, Region};
-use shared::id::{ArchiveId, ArchiveNumber, Digest, SessionId};
+use shared::id::{ArchiveId, ArchiveNumber, Digest, Salt, SessionId};
 use shared::limits::DATA_BYTES_MAX;
 use shared::signature::{Object, Plain, Signed, SigningKey, Verified, sign};
 use shared::wire::hello::NewestHead;
@@ -132,6 +132,23 @@ impl MemorySink {
     pub fn thin_all(&self) {
         let mut held = self.held.lock();
         held.thinned = held.archives.keys().copied().collect();
+    }
+    /// Lists all its archives under ids that are not theirs.
+    pub fn misname_all(&self) {
+        for (number, (id, ..)) in &mut self.held.lock().archives {
+            *id = ArchiveId::new(*Digest::of(&number.to_le_bytes()).as_bytes());
+        }
+    }
+    /// Puts archives that a stranger signed in the place of all.
+    pub fn forge_all(&self) {
+        for (id, bytes, _) in self.held.lock().archives.values_mut() {
+            let Region { index, envelope, .. } = Region::parse(bytes).unwrap();
+            let mut index = index.verify(&own()).unwrap().into_value();
+            index.salt = Salt::random();
+            let index = sign(index, &SigningKey::from_seed(&[66; 32])).unwrap();
+            let region = Region::new(&index, &envelope.verify(&own()).unwrap()).unwrap();
+            (*id, *bytes) = (region.id(), region.as_bytes().to_vec());
+        }
     }
     /// Loses the archive at this place of its list.
     pub fn lose_archive(&self, at: usize) {

@@ -380,6 +380,40 @@ fn what_refers_to_forgotten_numbers_is_not_believed() {
 }
 
 #[test]
+fn a_list_that_does_not_check_takes_nothing_from_other_remotes() {
+    let world = World::new(2);
+    world.write("a", &noise(3 << 20, 46));
+    world.run_and_check();
+    let env = world.env();
+    let sinks = [0, 1].map(|at: usize| env.index.sink(&world.sinks[at].key.verify_key()).unwrap());
+    let ids = || -> Vec<_> { (0..10).map(|number| env.index.archive_id(number).unwrap()).collect() };
+    let (before, present) = (ids(), env.index.present(&sinks[0]).unwrap());
+    assert_eq!(present, env.index.present(&sinks[1]).unwrap());
+    assert!(present.len() > 3 && before.iter().flatten().count() == present.len());
+    let index_secret = &env.secret.index_secret(&LINEAGE);
+    let me = Me { source: SOURCE, lineage: LINEAGE, key: signing().verify_key(), index_secret, known: 100 };
+    let told = Mutex::new(0);
+    let tell = |_: &str| *told.lock() += 1;
+    let connect_again = || connect(&*world.sinks[1], &me, &env.index, &env.state_dir, true, &tell);
+    let held = world.sinks[1].copy();
+    // Archives of its own making, and then none that fits the list.
+    world.sinks[1].forge_all();
+    let connected = connect_again().unwrap();
+    assert!(connected.present.is_empty(), "the sink is not believed to hold what it does not show");
+    assert!(*told.lock() > 3);
+    let unharmed = || {
+        assert_eq!((ids(), env.index.present(&sinks[0]).unwrap()), (before.clone(), present.clone()));
+        assert_eq!(index::series::all(&env.cache_dir).len(), 1);
+    };
+    unharmed();
+    world.sinks[1].set_back(held);
+    world.sinks[1].misname_all();
+    let failure = connect_again().err().unwrap();
+    assert_eq!((failure.code, failure.exit), ("sink-lies", Exit::Tampered));
+    unharmed();
+}
+
+#[test]
 fn checkpoints_protect_a_long_run() {
     let mut world = World::new(1);
     world.checkpoint_bytes = 1 << 20;
