@@ -29,6 +29,7 @@ mod set;
 mod stop;
 mod store;
 pub mod stream;
+mod taker;
 mod tree;
 mod users;
 mod walk;

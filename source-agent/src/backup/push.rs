@@ -5,22 +5,22 @@ use super::assemble::Ready;
 use super::lacking::Lacking;
 use super::limit::{Limit, limited};
 use super::stop::{Stop, again};
-use crate::client::{Answer, Asked, Client, PushReceiver, PushSender, Refusal};
+use super::taker::{Flying, Taker};
+use crate::client::{Answer, Asked, Client, PushSender, Refusal};
 use crate::config::Retry;
-use crate::index::{ArchiveFacts, Index, SinkFacts};
+use crate::index::{Index, SinkFacts};
 use crate::progress::Progress;
 use crate::report::{Exit, Failure, Outcome};
 use crate::watch::{self, ChainState, Verdict};
 use crossbeam_channel::{Receiver, Sender, select, unbounded};
-use parking_lot::Mutex;
 use shared::codec::List;
 use shared::format::snapshot::{FLAG_CHECKPOINT, RemoteHead};
 use shared::format::{Body, Envelope, Head, Page};
 use shared::id::{Digest, Series, SessionId};
 use shared::limits::HEAD_REMOTES_MAX;
 use shared::signature::{Plain, SigningKey, Verified, sign};
-use shared::wire::{Missing, RefusalCode};
-use std::collections::{HashSet, VecDeque};
+use shared::wire::Missing;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -99,7 +99,6 @@ pub struct Ended {
 /// The code of a remote that lacks archives and cannot be given them.
 const MISSING: &str = "missing-archives";
 
-type Flying = Arc<Mutex<VecDeque<Arc<Ready>>>>;
 type Answers = Receiver<Outcome<(Asked, Answer)>>;
 
 /// The two halves of a live connection.
@@ -568,82 +567,5 @@ impl Pusher {
                 .map_err(|failure| failure.remote(self.remote.dial.name())),
             other => Err(self.unexpected(other)),
         }
-    }
-}
-
-/// The receiving half's thread: notes acknowledged archives, passes everything else on.
-struct Taker {
-    index: Arc<Index>,
-    facts: SinkFacts,
-    flying: Flying,
-    progress: Progress,
-    answers: Sender<Outcome<(Asked, Answer)>>,
-}
-
-impl Taker {
-    fn run(self, mut receiver: PushReceiver) {
-        loop {
-            let taken = match receiver.next() {
-                Ok(Some((Asked::Archive { id, .. }, answer))) => self.archive(id, answer, &receiver),
-                Ok(Some(other)) => self.pass(Ok(other)),
-                Ok(None) => return,
-                Err(failure) => {
-                    self.pass(Err(failure));
-                    return;
-                }
-            };
-            if !taken {
-                return;
-            }
-        }
-    }
-
-    fn pass(&self, answer: Outcome<(Asked, Answer)>) -> bool {
-        self.answers.send(answer).is_ok()
-    }
-
-    /// An archive was answered; false if the connection is of no more use.
-    fn archive(&self, id: shared::id::ArchiveId, answer: Answer, receiver: &PushReceiver) -> bool {
-        let front = self.flying.lock().front().cloned();
-        let failure = match (answer, front) {
-            (Answer::Stored { .. }, Some(archive)) if archive.id == id => match self.stored(&archive) {
-                Ok(()) => {
-                    self.flying.lock().pop_front();
-                    self.progress.add(archive.bytes());
-                    return true;
-                }
-                Err(failure) => failure,
-            },
-            (Answer::Refused(refusal), _) => refused(refusal),
-            _ => Failure::new("sink-lies", Exit::Tampered, "an answer for an archive that was not sent")
-                .remote(receiver.remote_name()),
-        };
-        self.pass(Err(failure));
-        false
-    }
-
-    fn stored(&self, archive: &Ready) -> Outcome<()> {
-        let facts = ArchiveFacts {
-            number: archive.number,
-            id: archive.id,
-            kind: archive.kind,
-            session: archive.session,
-            bytes: archive.bytes(),
-            table: &archive.table,
-        };
-        // Two sinks may be first at once: then both write the same rows.
-        let first = !archive.recorded.load(Ordering::Acquire);
-        self.index.acknowledge(&self.facts, &facts, first)?;
-        archive.recorded.store(true, Ordering::Release);
-        Ok(())
-    }
-}
-
-fn refused(refusal: Refusal) -> Failure {
-    match refusal.code {
-        RefusalCode::Conflict => refusal
-            .failure
-            .detail("the sink holds another archive of this number: an older state of this machine pushed it"),
-        _ => refusal.failure,
     }
 }

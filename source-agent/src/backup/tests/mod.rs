@@ -1,9 +1,11 @@
 //! The whole way against sinks in memory; what arrived is opened with an identity and compared with the files.
 
 mod attributes;
+mod hostile;
 mod laying;
 mod linked;
 mod memory_sink;
+mod once;
 mod opened;
 
 use super::push::Dial;
@@ -303,117 +305,6 @@ fn archives_that_a_sink_lost_are_sent_again() {
 }
 
 #[test]
-fn a_remote_that_goes_on_lacking_fails_alone() {
-    let world = World::new(2);
-    world.write("a", &noise(3 << 20, 42));
-    world.run_and_check();
-    age(&world);
-    world.sinks[1].lie();
-    let other = SetPlan { name: "other".into(), series: "other".into(), ..world.set() };
-    let report = run(&mut world.env(), &[world.set(), other]).unwrap();
-    assert!(report.failure.is_none(), "{}", report.failure.unwrap());
-    let snapshots: Vec<Vec<usize>> =
-        report.sets.iter().map(|set| set.snapshots.iter().map(|(at, _)| *at).collect()).collect();
-    assert_eq!(snapshots, [[0], [0]], "both sets, on the honest sink");
-    assert!(report.remotes[0].failure.is_none());
-    assert_eq!(report.remotes[1].failure.as_ref().unwrap().code, "missing-archives");
-}
-
-#[test]
-fn a_number_far_above_all_that_is_known_is_refused_and_harms_no_other_remote() {
-    let world = World::new(2);
-    world.write("a", &noise(100_000, 43));
-    for claim in [(1 << 48) - 1, numbers::LEAP_MAX as i64 + 100] {
-        world.sinks[1].claim_next_number(claim);
-        let report = world.run_and_check();
-        assert_eq!(report.sets[0].snapshots.len(), 1);
-        let failure = report.remotes[1].failure.as_ref().unwrap();
-        assert_eq!((failure.code, failure.exit), ("sink-lies", Exit::Tampered));
-        assert_eq!(world.env().index.sink(&world.sinks[1].key.verify_key()).unwrap().next, 0, "nothing is remembered");
-        assert!(Numbers::open(&world.dir.path().join("state"), 0).unwrap().next() < 100);
-    }
-    world.sinks[1].claim_next_number(-1);
-    assert_eq!(world.run_and_check().sets[0].snapshots.len(), 2);
-}
-
-#[test]
-fn the_whole_list_is_read_now_and_then() {
-    let world = World::new(1);
-    world.write("a", b"1");
-    let mut asked = Vec::new();
-    for run in 0..2 * connect::WHOLE_LIST_AFTER + 10 {
-        let before = world.sinks[0].whole_lists();
-        assert!(world.run().failure.is_none());
-        if world.sinks[0].whole_lists() > before {
-            asked.push(run);
-        }
-    }
-    // In the run after so many that did without, each time.
-    assert_eq!(asked, [connect::WHOLE_LIST_AFTER, 2 * connect::WHOLE_LIST_AFTER + 1]);
-}
-
-#[test]
-fn what_refers_to_forgotten_numbers_is_not_believed() {
-    let world = World::new(1);
-    world.write("a", &noise(300_000, 44));
-    let beside = world.dir.path().join("beside");
-    std::fs::create_dir(&beside).unwrap();
-    let first = SetPlan { series: "other".into(), input: Input::Paths(vec![beside.clone()]), ..world.set() };
-    world.run_and_check();
-    age(&world);
-    world.run_and_check();
-    // The sink, the index and the file of the numbers have forgotten; what is remembered of the set's files has not.
-    while !world.sinks[0].archives().is_empty() {
-        world.sinks[0].lose_archive(0);
-    }
-    std::fs::remove_file(world.dir.path().join("state/next-archive")).unwrap();
-    for name in ["index.sqlite", "index.sqlite-wal", "index.sqlite-shm"] {
-        let _ = std::fs::remove_file(world.dir.path().join("cache").join(name));
-    }
-    // Another set takes the numbers first.
-    std::fs::write(beside.join("b"), noise(300_000, 45)).unwrap();
-    let report = run(&mut world.env(), &[first, world.set()]).unwrap();
-    assert!(report.failure.is_none(), "{}", report.failure.unwrap());
-    assert!(report.sets[1].met.bytes_read.get() >= 300_000);
-    let found = open_newest(&world.sinks[0], &world.identity);
-    assert!(found[&format!("{}/a", world.data().display())] == Found::File(noise(300_000, 44)));
-}
-
-#[test]
-fn a_list_that_does_not_check_takes_nothing_from_other_remotes() {
-    let world = World::new(2);
-    world.write("a", &noise(3 << 20, 46));
-    world.run_and_check();
-    let env = world.env();
-    let sinks = [0, 1].map(|at: usize| env.index.sink(&world.sinks[at].key.verify_key()).unwrap());
-    let ids = || -> Vec<_> { (0..10).map(|number| env.index.archive_id(number).unwrap()).collect() };
-    let (before, present) = (ids(), env.index.present(&sinks[0]).unwrap());
-    assert_eq!(present, env.index.present(&sinks[1]).unwrap());
-    assert!(present.len() > 3 && before.iter().flatten().count() == present.len());
-    let index_secret = &env.secret.index_secret(&LINEAGE);
-    let me = Me { source: SOURCE, lineage: LINEAGE, key: signing().verify_key(), index_secret, known: 100 };
-    let told = Mutex::new(0);
-    let tell = |_: &str| *told.lock() += 1;
-    let connect_again = || connect(&*world.sinks[1], &me, &env.index, &env.state_dir, true, &tell);
-    let held = world.sinks[1].copy();
-    // Archives of its own making, and then none that fits the list.
-    world.sinks[1].forge_all();
-    let connected = connect_again().unwrap();
-    assert!(connected.present.is_empty(), "the sink is not believed to hold what it does not show");
-    assert!(*told.lock() > 3);
-    let unharmed = || {
-        assert_eq!((ids(), env.index.present(&sinks[0]).unwrap()), (before.clone(), present.clone()));
-        assert_eq!(index::series::all(&env.cache_dir).len(), 1);
-    };
-    unharmed();
-    world.sinks[1].set_back(held);
-    world.sinks[1].misname_all();
-    let failure = connect_again().err().unwrap();
-    assert_eq!((failure.code, failure.exit), ("sink-lies", Exit::Tampered));
-    unharmed();
-}
-
-#[test]
 fn checkpoints_protect_a_long_run() {
     let mut world = World::new(1);
     world.checkpoint_bytes = 1 << 20;
@@ -494,83 +385,6 @@ fn a_command_that_fails_makes_no_snapshot() {
     assert!(run(&mut world.env(), &[set]).unwrap().failure.is_none());
     let found = open_newest(&world.sinks[0], &world.identity);
     assert_eq!(found, BTreeMap::from([("/all.sql".to_owned(), Found::File(b"whole\n".to_vec()))]));
-}
-
-/// Gives bytes, then does something once before it gives the end, or an error.
-struct Breaking<F>(std::io::Cursor<Vec<u8>>, Option<F>);
-
-impl<F: FnOnce() -> std::io::Result<usize>> std::io::Read for Breaking<F> {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        match self.0.read(into)? {
-            0 => self.1.take().map_or(Ok(0), |then| then()),
-            bytes => Ok(bytes),
-        }
-    }
-}
-
-/// A set whose input can be read once, as standard input.
-fn once(world: &World, bytes: &[u8], then: impl FnOnce() -> std::io::Result<usize> + Send + 'static) -> SetPlan {
-    let input = Breaking(std::io::Cursor::new(bytes.to_vec()), Some(then));
-    let from = stream::From::Once(stream::Once::new(input));
-    SetPlan { input: Input::Stream { from, name: "all.sql".into() }, ..world.set() }
-}
-
-fn assert_holds(world: &World, at: usize, bytes: &[u8]) {
-    let found = open_newest(&world.sinks[at], &world.identity);
-    assert!(found == BTreeMap::from([("/all.sql".to_owned(), Found::File(bytes.to_vec()))]), "another file");
-}
-
-/// Without an end that the agent makes, this run would wait for a day.
-#[test]
-fn a_silent_sink_does_not_hold_up_the_end_of_a_run() {
-    let world = World::new(1);
-    world.sinks[0].fall_silent();
-    let silent = world.sinks[0].fell_silent.clone();
-    // Archives are on their way when the input breaks off.
-    let set = once(&world, &noise(6 << 20, 60), move || {
-        silent.recv().unwrap();
-        Err(std::io::Error::other("broken"))
-    });
-    let report = run(&mut world.env(), &[set]).unwrap();
-    assert_eq!(report.failure.unwrap().code, "stream");
-}
-
-#[test]
-fn standard_input_is_never_read_twice() {
-    let mut world = World::new(1);
-    let bytes = noise(3 << 20, 61);
-    let all = |world: &World| run(&mut world.env(), &[once(world, &bytes, || Ok(0))]).unwrap();
-    assert!(all(&world).failure.is_none());
-    world.sinks[0].lose_archive(0);
-    let failure = all(&world).failure.unwrap();
-    assert_eq!((failure.code, failure.exit), ("missing-archives", Exit::Failed));
-    assert!(failure.help.is_some());
-    assert_eq!(world.sinks[0].heads(), 1, "no snapshot without its file");
-    assert!(all(&world).failure.is_none());
-    assert_holds(&world, 0, &bytes);
-    // Archives that lack blocks and are listed as before: what was in them is not taken for known again.
-    world.sinks[0].thin_all();
-    assert_eq!(all(&world).failure.unwrap().code, "missing-archives");
-    world.force = true;
-    assert!(all(&world).failure.is_none(), "the whole list brought their presence back");
-    assert_holds(&world, 0, &bytes);
-}
-
-#[test]
-fn a_damaged_index_does_not_make_standard_input_be_read_twice() {
-    let world = World::new(1);
-    let bytes = noise(3 << 20, 62);
-    let index = world.dir.path().join("cache/index.sqlite");
-    let breaks = once(&world, b"", move || {
-        let connection = rusqlite::Connection::open(index).map_err(std::io::Error::other)?;
-        connection.execute_batch("DROP TABLE chunks").map_err(std::io::Error::other)?;
-        Ok(0)
-    });
-    let failure = run(&mut world.env(), &[breaks]).unwrap().failure.unwrap();
-    assert_eq!(failure.code, index::DAMAGED);
-    assert_eq!(world.sinks[0].heads(), 0);
-    assert!(run(&mut world.env(), &[once(&world, &bytes, || Ok(0))]).unwrap().failure.is_none());
-    assert_holds(&world, 0, &bytes);
 }
 
 #[test]
