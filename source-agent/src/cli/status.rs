@@ -1,9 +1,11 @@
-//! `source-agent status`: when each remote was last backed up to, from this machine's own memory.
+//! `source-agent status`: when each remote was last backed up to, and when a restore was last tested, from this
+//! machine's own memory.
 
 use crate::cli::{Context, print_json, print_line};
 use crate::config::{self, Age, Loaded, Remote};
+use crate::keys::files::read_text;
 use crate::keys::{self, SourceKeys};
-use crate::progress::warn;
+use crate::progress::{notice, warn};
 use crate::report::{Exit, Failure, Outcome};
 use crate::watch;
 use shared::id::Chain;
@@ -17,6 +19,7 @@ const FUTURE_SECONDS: i64 = 300;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 No remote is called: this tells what they acknowledged. Exit code 0: fresh; 1: too old; 3: unknown.
+A machine that only reads has restore tests to tell of (check --restore-test).
 
 Examples:
   source-agent status --max-age 36h
@@ -61,22 +64,94 @@ struct Line {
 
 pub fn run(args: &StatusArgs, context: &Context) -> Outcome<Exit> {
     let loaded = config::load(context)?;
-    let remotes = loaded.remotes(context)?;
-    let limit = args.max_age.or(loaded.config.check.max_age).map(Age::duration);
-    let limit = limit.map(|limit| i64::try_from(limit.as_secs()).unwrap_or(i64::MAX));
-    let keys = keys::load_source(&loaded)?;
     let now = SystemClock.now();
-    let lines: Vec<Line> = remotes.iter().map(|remote| line(&loaded, &keys, remote, limit, now, context)).collect();
+    let reads_only = loaded.config.source.recipients.is_empty();
+    let lines = if reads_only { Vec::new() } else { lines(args, &loaded, now, context)? };
+    let test = RestoreTest::read(&loaded.paths.state_dir, now).unwrap_or_else(|failure| {
+        warn(context, &failure.to_string());
+        None
+    });
     for line in &lines {
         line.print(context)?;
     }
+    if let Some(test) = &test {
+        test.print(context)?;
+    }
+    if let Some(line) = RestoreTest::warning(test.as_ref(), loaded.config.check.restore_test_every, reads_only) {
+        warn(context, &line);
+    }
     if let Some(path) = &args.prometheus {
-        write_metrics(path, &metrics(&lines))?;
+        write_metrics(path, &metrics(&lines, test.as_ref()))?;
+    }
+    if reads_only {
+        notice(context, "this machine reads and does not back up: source-agent snapshots shows what the remotes hold");
+        return Ok(if test.is_some() { Exit::Done } else { Exit::Incomplete });
     }
     if lines.is_empty() {
         warn(context, "no remote is configured: source-agent remote add NAME SINK-CARD");
     }
     Ok(worst(&lines))
+}
+
+/// How each remote stands.
+fn lines(args: &StatusArgs, loaded: &Loaded, now: i64, context: &Context) -> Outcome<Vec<Line>> {
+    let remotes = loaded.remotes(context)?;
+    let limit = args.max_age.or(loaded.config.check.max_age).map(seconds);
+    let keys = keys::load_source(loaded)?;
+    Ok(remotes.iter().map(|remote| line(loaded, &keys, remote, limit, now, context)).collect())
+}
+
+fn seconds(age: Age) -> i64 {
+    i64::try_from(age.duration().as_secs()).unwrap_or(i64::MAX)
+}
+
+/// The last `check --restore-test` that found everything whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct RestoreTest {
+    time: i64,
+    age: i64,
+}
+
+impl RestoreTest {
+    /// What `check` noted.
+    fn read(state_dir: &Path, now: i64) -> Outcome<Option<Self>> {
+        let path = state_dir.join("restore-test");
+        let text = match read_text(&path, 64) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Failure::io("read", &path, &e)),
+        };
+        let wrong = |e| Failure::new("state", Exit::Failed, format!("{} does not hold a time: {e}", path.display()));
+        let time: i64 = text.trim().parse().map_err(wrong)?;
+        Ok(Some(Self { time, age: now.saturating_sub(time) }))
+    }
+
+    /// What is wrong with it. A source tests no restores, so one that never did is no finding there.
+    fn warning(test: Option<&Self>, every: Option<Age>, reads_only: bool) -> Option<String> {
+        const HOW: &str = "source-agent check --restore-test 20";
+        match (test, every) {
+            (None, _) if reads_only => Some(format!("no restore was tested here yet: {HOW}")),
+            (Some(test), _) if test.age < -FUTURE_SECONDS => {
+                Some(format!("the last restore test lies in the future; is the clock right? then: {HOW}"))
+            }
+            (Some(test), Some(every)) if test.age > seconds(every) => Some(format!(
+                "the last restore test was {}, which is longer than restore-test-every: {HOW}",
+                ago(test.age)
+            )),
+            _ => None,
+        }
+    }
+
+    fn print(&self, context: &Context) -> Outcome<()> {
+        if context.json {
+            return print_json(&serde_json::json!({
+                "message_type": "restore_test",
+                "time": rfc3339(self.time),
+                "age_seconds": self.age,
+            }));
+        }
+        print_line(&format!("restore test  {} ({})", local(self.time), ago(self.age)))
+    }
 }
 
 fn worst(lines: &[Line]) -> Exit {
@@ -175,7 +250,7 @@ impl Line {
 }
 
 /// The metrics' text. Remote names have no character that needs an escape (the configuration's rule).
-fn metrics(lines: &[Line]) -> String {
+fn metrics(lines: &[Line], test: Option<&RestoreTest>) -> String {
     let mut text = String::new();
     let mut family = |name: &str, help: &str, value: &dyn Fn(&Line) -> Option<i64>| {
         // Writing to a string cannot fail.
@@ -193,6 +268,11 @@ fn metrics(lines: &[Line]) -> String {
         Some(i64::from(line.state == State::Fresh))
     });
     family("remote_pending", "1 if a snapshot waits for its receipt.", &|line| Some(i64::from(line.pending)));
+    if let Some(test) = test {
+        let name = "source_agent_last_restore_test_timestamp_seconds";
+        let help = "Time of the last restore test that found everything whole.";
+        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {}\n", test.time);
+    }
     let version = env!("CARGO_PKG_VERSION");
     let _ = write!(
         text,
@@ -246,13 +326,33 @@ mod tests {
 
     #[test]
     fn metrics_leave_out_what_is_not_known() {
-        let text = metrics(&[made(State::Fresh, Some(990))]);
+        let text = metrics(&[made(State::Fresh, Some(990))], Some(&RestoreTest { time: 77, age: 0 }));
         assert!(text.contains("source_agent_last_success_timestamp_seconds{remote=\"offsite\"} 990\n"), "{text}");
         assert!(text.contains("source_agent_remote_fresh{remote=\"offsite\"} 1\n"));
-        let text = metrics(&[made(State::Unknown, None)]);
+        assert!(text.contains("source_agent_last_restore_test_timestamp_seconds 77\n"), "{text}");
+        let text = metrics(&[made(State::Unknown, None)], None);
         assert!(
             !text.contains("timestamp_seconds{") && text.contains("source_agent_remote_fresh{remote=\"offsite\"} 0\n")
         );
-        assert!(text.ends_with('\n'));
+        assert!(text.ends_with('\n') && !text.contains("restore_test"));
+    }
+
+    #[test]
+    fn restore_tests_are_read_and_judged() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = || RestoreTest::read(dir.path(), 1000);
+        assert_eq!(read().unwrap(), None);
+        crate::restore::check::note_restore_test(dir.path(), 400).unwrap();
+        assert_eq!(read().unwrap(), Some(RestoreTest { time: 400, age: 600 }));
+        std::fs::write(dir.path().join("restore-test"), "long ago\n").unwrap();
+        assert!(read().is_err());
+        let warns = |test: Option<RestoreTest>, every, reads_only| {
+            RestoreTest::warning(test.as_ref(), every, reads_only).is_some()
+        };
+        let at = |age| Some(RestoreTest { time: 0, age });
+        let every = Some(Age::from_secs(600));
+        assert!(!warns(None, every, false) && warns(None, None, true));
+        assert!(!warns(at(600), every, true) && warns(at(601), every, false) && !warns(at(601), None, true));
+        assert!(warns(at(-301), None, false) && !warns(at(-299), every, true));
     }
 }
