@@ -29,6 +29,8 @@ pub struct Connected {
     /// Archives that it holds.
     pub present: HashSet<u64>,
     pub next_number: u64,
+    /// What people must hear of.
+    pub warnings: Vec<String>,
 }
 
 /// Who we are, for the checks.
@@ -61,11 +63,35 @@ pub fn connect(
         };
     }
     let next_number = next_number(client.welcome(), me).map_err(|failure| failure.remote(dial.name()))?;
+    let first = state.remembered.is_none() && state.pending.is_none();
+    let warnings = if first { foreign_lineages(&mut client, me, state_dir)? } else { Vec::new() };
     let facts = index.sink(client.sink())?;
     refresh(&mut client, me, index, &facts, whole_list, told).map_err(|failure| failure.remote(dial.name()))?;
     let facts = index.sink(client.sink())?;
     let present = index.present(&facts)?;
-    Ok(Connected { client, state, facts, present, next_number })
+    Ok(Connected { client, state, facts, present, next_number, warnings })
+}
+
+/// At the first meeting of this lineage and a sink: does the sink hold other lineages of this source, of which nothing is
+/// remembered here? The sink stores any lineage, so nothing else would tell that a history was cut off
+/// (docs/decisions/0009-lineages-at-the-sink.md).
+fn foreign_lineages(client: &mut Client, me: &Me, state_dir: &Path) -> Outcome<Vec<String>> {
+    let mut known = watch::remembered_lineages(state_dir, client.sink());
+    known.push(me.lineage);
+    let own = client.sources()?.into_iter().filter(|item| item.source == me.source);
+    let foreign: Vec<Lineage> =
+        own.flat_map(|item| item.lineages.into_vec()).filter(|lineage| !known.contains(lineage)).collect();
+    let Some(one) = foreign.first() else { return Ok(Vec::new()) };
+    let more = if foreign.len() > 1 { format!(" and {} more", foreign.len() - 1) } else { String::new() };
+    Ok(vec![format!(
+        "{} holds a history of this source that this machine does not remember: lineage {one}{more}. Either this \
+         machine's state was lost, or another machine has its key; find out which. This run begins a history of its \
+         own, lineage {}: everything is sent again, and readers count it only after: source-agent trust add \
+         SOURCE-CARD --lineage {}",
+        client.remote_name(),
+        me.lineage,
+        me.lineage,
+    )])
 }
 
 /// The number above all that the sink holds, if that can be.

@@ -141,6 +141,8 @@ pub struct Env {
     /// Makes the counter that shows the reading of a set.
     pub progress: Box<dyn Fn(&str) -> Progress + Send + Sync>,
     pub told: Box<dyn Fn(&str) + Send + Sync>,
+    /// Hears what people must not miss.
+    pub warned: Box<dyn Fn(&str) + Send + Sync>,
     pub on_exclude: Option<walk::OnExclude>,
 }
 
@@ -335,7 +337,10 @@ fn connect_all(
     let mut connected = Vec::new();
     for (at, result) in results.into_iter().enumerate() {
         match result {
-            Ok(remote) => connected.push((at, remote)),
+            Ok(remote) => {
+                remote.warnings.iter().for_each(|line| (env.warned)(line));
+                connected.push((at, remote));
+            }
             Err(failure) => reports[at].failure = Some(failure.remote(env.remotes[at].dial.name())),
         }
     }

@@ -442,7 +442,7 @@ impl Run<'_> {
                 Ok((at, Ok(Committed::Done(digest)))) => snapshots.push((at, digest)),
                 Ok((at, Ok(Committed::Missing(archives)))) => {
                     let (name, count) = (self.env.remotes[at].dial.name(), archives.len());
-                    (self.env.told)(&format!(
+                    (self.env.warned)(&format!(
                         "{name} lacks {count} archives that it held before: what is needed of them is read and sent again"
                     ));
                     lacking.extend(archives);

@@ -282,7 +282,7 @@ fn env(args: &BackupArgs, context: &Context, loaded: &Loaded, keys: SourceKeys) 
         remotes.push(RemotePlan { dial: Arc::new(dial), key: remote.sink_key()?, limits, progress });
     }
     let (index, _) = Index::open(&loaded.paths.cache_dir, &source, &lineage)?;
-    let (for_progress, for_lines) = (context.clone(), context.clone());
+    let [for_progress, for_lines, for_warnings] = [(); 3].map(|()| context.clone());
     Ok(Env {
         source,
         lineage,
@@ -307,6 +307,7 @@ fn env(args: &BackupArgs, context: &Context, loaded: &Loaded, keys: SourceKeys) 
         checkpoint_bytes: CHECKPOINT_BYTES,
         progress: Box::new(move |set| Progress::new(&for_progress, set, None)),
         told: Box::new(move |line| progress::notice(&for_lines, line)),
+        warned: Box::new(move |line| progress::warn(&for_warnings, line)),
         on_exclude: tell_excluded(context),
     })
 }

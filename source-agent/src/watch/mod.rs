@@ -14,4 +14,4 @@ pub use chain::{CheckedHead, check_receipt, verify_chain};
 pub use judge::{Next, Verdict, judge};
 pub use resume::{accept, inspect, reconcile};
 pub use seen::{Freshness, check_seen, forget_seen};
-pub use state::{Accepted, ChainState, Pending, Remembered, Snapshot, load};
+pub use state::{Accepted, ChainState, Pending, Remembered, Snapshot, load, remembered_lineages};

@@ -129,6 +129,14 @@ pub fn load(state_dir: &Path, chain: &Chain) -> Outcome<ChainState> {
     Ok(state)
 }
 
+/// Lineages of this machine's sources of which it remembers a chain at this sink.
+pub fn remembered_lineages(state_dir: &Path, sink: &VerifyKey) -> Vec<Lineage> {
+    let Ok(names) = std::fs::read_dir(state_dir) else { return Vec::new() };
+    let begin = format!("chain-{}-", hex(sink.as_bytes()));
+    let lineage = |name: &str| name.strip_prefix(&begin)?.strip_suffix(".cbor")?.parse().ok();
+    names.flatten().filter_map(|entry| lineage(entry.file_name().to_str()?)).collect()
+}
+
 impl ChainState {
     pub fn empty(chain: &Chain) -> Self {
         Self {

@@ -2,6 +2,7 @@
 
 use super::once::once;
 use super::*;
+use shared::id::Chain;
 
 /// Without an end that the agent makes, this run would wait for a day.
 #[test]
@@ -127,4 +128,26 @@ fn a_list_that_does_not_check_takes_nothing_from_other_remotes() {
     let failure = connect_again().err().unwrap();
     assert_eq!((failure.code, failure.exit), ("sink-lies", Exit::Tampered));
     unharmed();
+}
+
+#[test]
+fn a_history_that_is_not_remembered_is_told_once() {
+    let other = Lineage::new([77; 16]);
+    let world = World::new(2);
+    world.write("a", b"1");
+    world.sinks[1].hold_lineage(other);
+    world.run_and_check();
+    let told = std::mem::take(&mut *world.warnings.lock());
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("sink1") && told[0].contains(&other.to_string()), "{}", told[0]);
+    world.run_and_check();
+    assert!(world.warnings.lock().is_empty());
+    // A lineage that was this machine's own is no surprise.
+    let world = World::new(1);
+    world.write("a", b"1");
+    world.sinks[0].hold_lineage(other);
+    let chain = Chain { source: SOURCE, lineage: other, sink: world.sinks[0].key.verify_key() };
+    crate::watch::ChainState::empty(&chain).save(&world.dir.path().join("state")).unwrap();
+    world.run_and_check();
+    assert!(world.warnings.lock().is_empty());
 }

@@ -8,15 +8,16 @@ use crate::report::{Exit, Failure, Outcome};
 use crate::transport::Ending;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
-use shared::codec::{Blob, List};
+use shared::codec::{Blob, List, Text};
 use shared::format::{Body, Head, Page, Receipt, Region};
-use shared::id::{ArchiveId, ArchiveNumber, Digest, Salt, SessionId};
+use shared::id::{ArchiveId, ArchiveNumber, Digest, Lineage, Salt, SessionId};
 use shared::limits::DATA_BYTES_MAX;
 use shared::signature::{Object, Plain, Signed, SigningKey, Verified, sign};
 use shared::wire::hello::NewestHead;
+use shared::wire::reply::SourceList;
 use shared::wire::reply::{ArchiveItem, ArchiveList};
 use shared::wire::request::{PushRequest, Query};
-use shared::wire::{Damage, HeadItem, HeadList, Missing, RefusalCode, Refused, Reply, Role, Stored};
+use shared::wire::{Damage, HeadItem, HeadList, Missing, RefusalCode, Refused, Reply, Role, SourceItem, Stored};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
@@ -32,6 +33,8 @@ pub struct Held {
     pub heads: Vec<(Vec<u8>, Vec<u8>)>,
     /// Archives that were written again without blocks that a snapshot may come to need again.
     pub thinned: BTreeSet<u64>,
+    /// Other lineages of the source that it says it holds.
+    pub lineages: Vec<Lineage>,
 }
 
 pub struct MemorySink {
@@ -149,6 +152,10 @@ impl MemorySink {
             let region = Region::new(&index, &envelope.verify(&own()).unwrap()).unwrap();
             (*id, *bytes) = (region.id(), region.as_bytes().to_vec());
         }
+    }
+    /// Says that it holds another lineage of the source.
+    pub fn hold_lineage(&self, lineage: Lineage) {
+        self.held.lock().lineages.push(lineage);
     }
     /// Loses the archive at this place of its list.
     pub fn lose_archive(&self, at: usize) {
@@ -352,6 +359,15 @@ impl Serving {
         let held = self.held.lock();
         match query {
             Query::Ping => Reply::Pong,
+            Query::ListSources => {
+                let mut lineages = held.lineages.clone();
+                if !(held.archives.is_empty() && held.heads.is_empty()) {
+                    lineages.push(LINEAGE);
+                }
+                let (name, card) = ("web1".parse().unwrap(), Text::truncated("a card"));
+                let item = SourceItem { name, source: SOURCE, card, lineages: List::new(lineages).unwrap() };
+                Reply::Sources(SourceList { items: List::new(vec![item]).unwrap() })
+            }
             Query::ListArchives(query) => {
                 if query.from.get() == 0 {
                     self.whole_lists.fetch_add(1, Ordering::Relaxed);

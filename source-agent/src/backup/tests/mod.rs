@@ -30,6 +30,7 @@ pub(super) struct World {
     checkpoint_bytes: u64,
     exclude: Vec<String>,
     on_unreadable: OnUnreadable,
+    pub warnings: Arc<Mutex<Vec<String>>>,
 }
 
 pub(super) const LINEAGE: Lineage = Lineage::new([2; 16]);
@@ -55,6 +56,7 @@ impl World {
             checkpoint_bytes: u64::MAX,
             exclude: Vec::new(),
             on_unreadable: OnUnreadable::Warn,
+            warnings: Arc::default(),
         }
     }
 
@@ -69,6 +71,7 @@ impl World {
     }
 
     fn env(&self) -> Env {
+        let warnings = Arc::clone(&self.warnings);
         let cache_dir = self.dir.path().join("cache");
         let (index, _) = Index::open(&cache_dir, &SOURCE, &LINEAGE).unwrap();
         let remotes = self.sinks.iter().map(|sink| RemotePlan {
@@ -101,6 +104,7 @@ impl World {
             checkpoint_bytes: self.checkpoint_bytes,
             progress: Box::new(|_| Progress::hidden()),
             told: Box::new(|_| {}),
+            warned: Box::new(move |line| warnings.lock().push(line.to_owned())),
             on_exclude: None,
         }
     }
