@@ -16,7 +16,7 @@ use source_agent::crypto::seal::{self, Sealed};
 use source_agent::crypto::secret::{SessionSecret, SourceSecret};
 use source_agent::crypto::wrap;
 use source_agent::tree::table::{ChunkTable, TableEntry};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Whoever holds a source's keys, with one session open.
 pub struct Forger {
@@ -44,6 +44,18 @@ impl Forger {
         let ssh = SshKey::from_ed25519(SigningKey::random().verify_key().as_bytes());
         let card = SourceCard::new(name.parse().unwrap(), ssh, Some(owner.owner_key().verify_key()), &signing);
         Self::from_parts(card, signing, SourceSecret::random(), Lineage::random(), owner)
+    }
+
+    /// A source of its own that can come in by SSH: also the file of its key, in `dir`.
+    pub fn with_ssh_key(name: &str, dir: &Path) -> (Self, PathBuf) {
+        let owner = Identity::random();
+        let signing = SigningKey::random();
+        let (text, ssh) = source_agent::keys::new_ssh_key(name).expect("an SSH key");
+        let file = dir.join(format!("{name}-ssh.key"));
+        std::fs::write(&file, &*text).unwrap();
+        crate::tree::set_mode(&file, 0o600);
+        let card = SourceCard::new(name.parse().unwrap(), ssh, Some(owner.owner_key().verify_key()), &signing);
+        (Self::from_parts(card, signing, SourceSecret::random(), Lineage::random(), owner), file)
     }
 
     /// With the keys found on a source.

@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod chance;
 pub mod craft;
+pub mod load;
 pub mod place;
 pub mod programs;
 pub mod proxy;

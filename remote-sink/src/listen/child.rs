@@ -1,7 +1,7 @@
 //! The process behind a channel: `remote-sink serve` with three pipes, and the pumps between them and the channel.
 
 use crate::listen::Inside;
-use crate::listen::window::WAITING_MAX;
+use crate::listen::window::Budget;
 use russh::ChannelId;
 use russh::server::Handle;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -23,7 +23,7 @@ const READ_BYTES: usize = 128 << 10;
 /// Bytes of standard error that reach the client; the rest is read and dropped.
 const STDERR_BYTES_MAX: usize = 64 << 10;
 /// Room that an empty buffer keeps.
-const KEPT_BYTES: usize = 1 << 20;
+const KEPT_BYTES: usize = 128 << 10;
 /// How long a process may take to end by itself once its client is gone. One that pushes has objects to make durable
 /// on a disk that may be slow, and a record of them to write.
 pub const fn grace(role: Role) -> Duration {
@@ -46,20 +46,43 @@ pub struct Start {
     pub local: SocketAddr,
     /// How long it may take to end by itself once its client is gone.
     pub grace: Duration,
+    pub windows: Arc<Budget>,
 }
 
 /// Bytes on their way from the channel to the process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Queue {
     /// What came since the pump last took all, and whether nothing more comes.
     came: Mutex<(Vec<u8>, bool)>,
     /// All that has not reached the process, what the pump holds included.
     waiting: AtomicU64,
+    /// What waits in all sessions together is counted here.
+    budget: Arc<Budget>,
     more: Notify,
     consumed: Notify,
 }
 
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.budget.went(*self.waiting.get_mut());
+    }
+}
+
 impl Queue {
+    fn new(budget: Arc<Budget>) -> Self {
+        let (came, waiting) = (Mutex::default(), AtomicU64::new(0));
+        Self { came, waiting, budget, more: Notify::new(), consumed: Notify::new() }
+    }
+    /// Bytes came; returns how many wait now.
+    fn add(&self, bytes: u64) -> u64 {
+        self.budget.came(bytes);
+        self.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes
+    }
+    fn remove(&self, bytes: u64) {
+        self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+        self.budget.went(bytes);
+        self.consumed.notify_one();
+    }
     fn lock(&self) -> MutexGuard<'_, (Vec<u8>, bool)> {
         // Nothing panics while it is held.
         self.came.lock().unwrap_or_else(PoisonError::into_inner)
@@ -109,7 +132,7 @@ impl Session {
         let _ = rustix::pipe::fcntl_setpipe_size(&stdout, PIPE_BYTES);
 
         let grace = start.grace;
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(Queue::new(Arc::clone(&start.windows)));
         let (stop, stopped) = oneshot::channel();
         let feeding = tokio::spawn(feed(stdin, Arc::clone(&queue)));
         tokio::spawn(async move {
@@ -140,10 +163,9 @@ impl Session {
         self.queue.waiting.load(Ordering::Relaxed)
     }
 
-    /// Queues bytes for the process.
-    pub fn put(&self, bytes: &[u8]) -> Result<(), Flood> {
-        let count = bytes.len() as u64;
-        if self.queue.waiting.fetch_add(count, Ordering::Relaxed) + count > WAITING_MAX {
+    /// Queues bytes for the process, if no more than `waiting_max` wait then.
+    pub fn put(&self, bytes: &[u8], waiting_max: u64) -> Result<(), Flood> {
+        if self.queue.add(bytes.len() as u64) > waiting_max {
             return Err(Flood);
         }
         self.queue.lock().0.extend_from_slice(bytes);
@@ -191,8 +213,7 @@ async fn feed(mut stdin: ChildStdin, queue: Arc<Queue>) {
         for part in taken.chunks(READ_BYTES) {
             // A process that closed its input: the rest is dropped, so that the window moves until it has ended.
             open = open && stdin.write_all(part).await.is_ok();
-            queue.waiting.fetch_sub(part.len() as u64, Ordering::Relaxed);
-            queue.consumed.notify_one();
+            queue.remove(part.len() as u64);
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::listen::access::{Guest, look_up};
 use crate::listen::child::{Ends, Session as Process, Start};
 use crate::listen::rooms::{Admitted, Place};
-use crate::listen::window::{ROOM, STALLED_BYTES, Window};
+use crate::listen::window::{STALLED_BYTES, Window};
 use crate::listen::{Inside, Shared};
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, Pty};
@@ -173,9 +173,10 @@ impl Handler for Door {
     }
 
     async fn data(&mut self, channel: ChannelId, data: &[u8], _session: &mut Session) -> Result<(), DoorError> {
+        let (room, waiting_max) = (self.shared.windows.room(), self.window.waiting_max());
         let Some(process) = self.running(channel) else { return Ok(()) };
-        process.put(data).map_err(|_| DoorError::Flood)?;
-        if data.len() <= STALLED_BYTES && process.waiting() > ROOM {
+        process.put(data, waiting_max).map_err(|_| DoorError::Flood)?;
+        if data.len() <= STALLED_BYTES && process.waiting() > room {
             // What the window allowed before is taken at once, so that what the client says behind it is heard.
             // Either some bytes moved or the time is up: the connection goes on in both cases.
             let _ = tokio::time::timeout(STALL, process.consumed()).await;

@@ -42,7 +42,7 @@ const SESSIONS_OF_ONE_MAX: usize = 8;
 /// Failed tries to log in per connection.
 const AUTH_ATTEMPTS_MAX: usize = 6;
 /// Bytes that all windows together may have beyond the first ones.
-const WINDOW_BYTES_MAX: u64 = 128 << 20;
+const WINDOW_BYTES_MAX: u64 = 64 << 20;
 /// A peer that answers no keepalive for this long is gone.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_TRIES: usize = 4;
@@ -138,7 +138,14 @@ impl Shared {
         let arguments = vec!["serve".into(), "--root".into(), root.into()];
         let fixed = ["--source", name, "--role", role].map(Into::into);
         let arguments = arguments.into_iter().chain(fixed).collect();
-        Start { program: self.program.clone(), arguments, peer, local, grace: grace(guest.role) }
+        Start {
+            program: self.program.clone(),
+            arguments,
+            peer,
+            local,
+            grace: grace(guest.role),
+            windows: Arc::clone(&self.windows),
+        }
     }
 }
 

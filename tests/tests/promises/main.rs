@@ -11,6 +11,7 @@ mod history;
 mod hostile_restore;
 mod hostile_sink;
 mod hostile_source;
+mod load;
 mod main_job;
 mod metadata;
 mod poisoning;
