@@ -36,8 +36,8 @@ const WAITING_MAX: usize = 64;
 const LOGIN_GRACE: Duration = Duration::from_secs(30);
 /// How long an authenticated connection may stay without a session.
 const IDLE_GRACE: Duration = Duration::from_secs(60);
-/// Sessions in all, and of one source.
-const SESSIONS_MAX: usize = 64;
+/// Sessions in all, half of them for sources that have no other; and sessions of one source.
+const SESSIONS_MAX: usize = 128;
 const SESSIONS_OF_ONE_MAX: usize = 8;
 /// Failed tries to log in per connection.
 const AUTH_ATTEMPTS_MAX: usize = 6;

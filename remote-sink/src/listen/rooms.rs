@@ -87,7 +87,8 @@ impl WaitingRoom {
     }
 }
 
-/// Sessions of authenticated clients, in all and per source.
+/// Sessions of authenticated clients, in all and per source. Half of the places are for sources that have no other
+/// session: a few keys in wrong hands cannot take all.
 #[derive(Debug)]
 pub struct Sessions {
     all: usize,
@@ -123,14 +124,12 @@ impl Sessions {
     pub fn admit(self: &Arc<Self>, name: &SourceName) -> Option<Admitted> {
         let mut open = lock(&self.open);
         let total: usize = open.values().sum();
-        let own = open.entry(name.clone()).or_default();
-        if total >= self.all || *own >= self.of_one {
-            if *own == 0 {
-                open.remove(name);
-            }
+        let own = open.get(name).copied().unwrap_or(0);
+        let places = if own == 0 { self.all } else { self.all / 2 };
+        if total >= places || own >= self.of_one {
             return None;
         }
-        *own += 1;
+        open.insert(name.clone(), own + 1);
         Some(Admitted { sessions: Arc::clone(self), name: name.clone() })
     }
 }
@@ -177,7 +176,7 @@ mod tests {
 
     #[test]
     fn sessions_are_counted_in_all_and_per_source() {
-        let sessions = Sessions::new(3, 2);
+        let sessions = Sessions::new(6, 2);
         let (a, b): (SourceName, SourceName) = ("a".parse().unwrap(), "b".parse().unwrap());
         let one = sessions.admit(&a);
         let two = sessions.admit(&a);
@@ -188,5 +187,16 @@ mod tests {
         assert!(sessions.admit(&b).is_some());
         drop((two, three));
         assert!(lock(&sessions.open).is_empty());
+    }
+
+    #[test]
+    fn a_first_session_finds_a_place_when_others_have_several() {
+        let sessions = Sessions::new(6, 3);
+        let names: Vec<SourceName> = ["a", "b", "c", "d", "e"].map(|name| name.parse().unwrap()).into();
+        let loud: Vec<_> = (0..3).map(|_| sessions.admit(&names[0]).unwrap()).collect();
+        let quiet: Vec<_> = names[1..4].iter().map(|name| sessions.admit(name).unwrap()).collect();
+        assert!(sessions.admit(&names[1]).is_none(), "a second one has to wait");
+        assert!(sessions.admit(&names[4]).is_none(), "all places are taken");
+        drop((loud, quiet));
     }
 }
