@@ -5,8 +5,8 @@ use crate::config::Alerts;
 use crate::journal::{Memory, SourceMemory};
 use crate::retention::history::{History, Link, Place};
 use crate::retention::policy::Decision;
-use shared::id::{ArchiveNumber, Digest, Lineage, Series};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use crate::retention::weigh::{Weighed, Weight};
+use std::collections::BTreeMap;
 
 const DAY: i64 = 86_400;
 /// Heads within a day that never are a burst.
@@ -80,18 +80,16 @@ pub struct Alarm {
     pub message: String,
 }
 
-/// What the pages of a snapshot say: how many blocks of which archives.
-pub type Weight = BTreeMap<(Lineage, ArchiveNumber), u64>;
+/// Snapshots before the first new one of a series that are weighed too: two measures, some of whose bodies are gone.
+pub const WEIGHED_BEFORE: usize = 2 * MEASURE + 2;
 
 /// Everything that the brakes look at.
 pub struct Facts<'a> {
     pub memory: &'a Memory,
     pub source: &'a SourceMemory,
     pub history: &'a History,
-    /// Of the newest snapshots of each series.
-    pub weights: HashMap<Digest, Weight>,
-    /// Recipients of those snapshots' sessions, by head.
-    pub recipients: HashMap<Digest, BTreeSet<Digest>>,
+    /// What came since the last run, and what it is measured by.
+    pub weighed: Weighed,
     pub alerts: &'a Alerts,
     pub decisions: &'a [Decision],
     pub max_remove_percent: u32,
@@ -115,8 +113,13 @@ impl Facts<'_> {
 
     /// Everything that is wrong.
     pub fn judge(&self) -> Vec<Alarm> {
-        let mut alarms = Vec::new();
-        let mut raise = |brake, message: Option<String>| alarms.extend(message.map(|message| Alarm { brake, message }));
+        // One of each kind, the first that was found; the others are counted.
+        let mut found: BTreeMap<Brake, (String, u64)> = BTreeMap::new();
+        let mut raise = |brake, message: Option<String>| {
+            if let Some(message) = message {
+                found.entry(brake).and_modify(|(_, more)| *more += 1).or_insert((message, 0));
+            }
+        };
         raise(Brake::Clock, self.clock());
         raise(Brake::Rollback, self.rollback());
         raise(Brake::Scrub, self.scrub());
@@ -129,7 +132,8 @@ impl Facts<'_> {
             }
         }
         raise(Brake::Share, self.share());
-        alarms
+        let said = |message, more| if more == 0 { message } else { format!("{message}; and {more} more like it") };
+        found.into_iter().map(|(brake, (message, more))| Alarm { brake, message: said(message, more) }).collect()
     }
 
     fn clock(&self) -> Option<String> {
@@ -218,13 +222,17 @@ impl Facts<'_> {
         let mut found = Vec::new();
         for (at, link) in whole.iter().enumerate() {
             let name = link.head.short();
-            let Some(weight) = self.weights.get(&link.head) else { continue };
-            let before: Vec<&Weight> =
-                whole[..at].iter().rev().filter_map(|link| self.weights.get(&link.head)).take(MEASURE).collect();
+            let Some(weight) = self.weighed.weights.get(&link.head) else { continue };
+            let before: Vec<&Weight> = whole[..at]
+                .iter()
+                .rev()
+                .filter_map(|link| self.weighed.weights.get(&link.head))
+                .take(MEASURE)
+                .collect();
             let entry = Some(link.entry);
             if before.len() >= 3 {
-                let blocks: u64 = weight.values().sum();
-                let usual = median(before.iter().map(|weight| weight.values().sum()).collect());
+                let (blocks, new) = (weight.blocks, weight.new);
+                let usual = median(before.iter().map(|weight| weight.blocks).collect());
                 let shrink = self.alerts.shrink.map_or(SHRINK_PERCENT, |percent| u64::from(percent.get()));
                 let judged = usual >= BLOCKS_MIN;
                 if judged && entry > self.looked(Brake::Shrink) && blocks * 100 < usual * shrink {
@@ -234,7 +242,6 @@ impl Facts<'_> {
                 if judged && entry > self.looked(Brake::Grow) && grow.is_some_and(|grow| blocks * 100 > usual * grow) {
                     found.push((Brake::Grow, format!("snapshot {name} has {blocks} blocks where {usual} are usual")));
                 }
-                let new: u64 = weight.iter().filter(|(place, _)| !before[0].contains_key(place)).map(|(_, n)| n).sum();
                 if blocks >= BLOCKS_MIN && entry > self.looked(Brake::New) && new * 100 >= blocks * NEW_PERCENT {
                     found.push((
                         Brake::New,
@@ -242,15 +249,14 @@ impl Facts<'_> {
                     ));
                 }
             }
-            let earlier = whole[..at].iter().rev().find_map(|link| self.recipients.get(&link.head));
-            if let (Some(now), Some(earlier)) = (self.recipients.get(&link.head), earlier)
+            let earlier = whole[..at].iter().rev().find_map(|link| self.weighed.recipients.get(&link.head));
+            if let (Some(now), Some(earlier)) = (self.weighed.recipients.get(&link.head), earlier)
                 && entry > self.looked(Brake::Recipients)
                 && now != earlier
             {
                 found.push((Brake::Recipients, format!("snapshot {name} is sealed to other recipients than before")));
             }
         }
-        found.dedup_by_key(|(brake, _)| *brake);
         found
     }
 
@@ -260,14 +266,4 @@ impl Facts<'_> {
         let most = u64::from(self.max_remove_percent);
         (going * 100 > all * most).then(|| format!("{going} of {all} snapshots would go, more than max-remove {most}%"))
     }
-}
-
-/// Snapshots whose pages the brakes want to see: the newest of each series.
-pub fn wanted(history: &History) -> Vec<&Link> {
-    let newest = |links: &Vec<&'_ Link>| -> Vec<usize> {
-        let whole = links.iter().enumerate().filter(|(_, link)| !link.snapshot.checkpoint && link.place == Place::Here);
-        whole.map(|(at, _)| at).rev().take(2 * MEASURE + 2).collect()
-    };
-    let series: BTreeMap<Series, Vec<&Link>> = history.by_series();
-    series.values().flat_map(|links| newest(links).into_iter().map(|at| links[at]).collect::<Vec<_>>()).collect()
 }

@@ -14,23 +14,20 @@ pub mod rules;
 mod space;
 mod sweep;
 pub mod vault;
+mod weigh;
 
 use crate::journal::{Event, ITEMS_MAX, RemovedSnapshot, SourceMemory, Words};
 use crate::ledger;
 use crate::store::layout::Layout;
-use crate::store::{Name, read_whole};
 use brakes::{Alarm, Brake, Facts};
 use history::{History, Link, Place};
 use policy::Decision;
 use rules::InForce;
 use rustix::fs::{FlockOperation, flock};
 use shared::codec::List;
-use shared::format::Envelope;
 use shared::id::{Digest, SourceName};
-use shared::limits::ENVELOPE_BYTES_MAX;
-use shared::signature::Signed;
 pub use space::Given;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use sweep::Step;
 use vault::{Desk, RetentionError, Source, io_error};
@@ -131,13 +128,13 @@ fn judge(desk: &Desk, source: &Source, options: &Options) -> Result<Outcome, Ret
     let rules = InForce::of(desk.config, &source.name);
     let decisions = policy::decide(&rules.rules, &history.present(), desk.now.wall);
     let none = SourceMemory::default();
-    let (weights, recipients) = weigh(source, &history)?;
+    let memory = desk.journal.memory.source(&source.name).unwrap_or(&none);
+    let since = memory.pruned.map(|(_, entry)| entry);
     let facts = Facts {
         memory: &desk.journal.memory,
-        source: desk.journal.memory.source(&source.name).unwrap_or(&none),
+        source: memory,
         history: &history,
-        weights,
-        recipients,
+        weighed: weigh::weigh(source, &history, since, brakes::WEIGHED_BEFORE)?,
         alerts: &desk.config.alerts,
         decisions: &decisions,
         max_remove_percent: options.max_remove_percent.unwrap_or(rules.max_remove_percent),
@@ -146,32 +143,6 @@ fn judge(desk: &Desk, source: &Source, options: &Options) -> Result<Outcome, Ret
     alarms.retain(|alarm| !options.accept.contains(&alarm.brake));
     let source = source.name.clone();
     Ok(Outcome { source, rules, history, decisions, alarms, busy: false, given: Given::default(), damaged: None })
-}
-
-type Weights = (HashMap<Digest, brakes::Weight>, HashMap<Digest, BTreeSet<Digest>>);
-
-/// Blocks and recipients of the snapshots that the brakes look at. What cannot be read is left out: `verify` names it.
-fn weigh(source: &Source, history: &History) -> Result<Weights, RetentionError> {
-    let (mut weights, mut recipients) = (HashMap::new(), HashMap::new());
-    for link in brakes::wanted(history) {
-        let named =
-            reach::read_body(source, &link.body).and_then(|body| reach::read_pages(source, &body, &HashSet::new()));
-        match named {
-            Ok(pages) => {
-                let mut blocks = reach::Named::new();
-                pages.iter().for_each(|page| reach::add_page(&mut blocks, page));
-                weights.insert(link.head, blocks.into_iter().map(|(place, bits)| (place, bits.count())).collect());
-            }
-            Err(RetentionError::Damaged { .. }) => {}
-            Err(e) => return Err(e),
-        }
-        let envelope = read_whole(&source.store, &Name::Envelope(link.session), ENVELOPE_BYTES_MAX).ok().flatten();
-        let envelope = envelope.and_then(|bytes| Signed::<Envelope>::parse(&bytes).ok()?.verify(&source.key).ok());
-        if let Some(envelope) = envelope {
-            recipients.insert(link.head, envelope.recipients.iter().map(|wrap| wrap.recipient).collect());
-        }
-    }
-    Ok((weights, recipients))
 }
 
 /// Moves the bodies of what goes to the trash. First the journal, then what sessions say, then the bodies: whatever is

@@ -4,10 +4,10 @@
 use crate::retention::vault::{RetentionError, Source};
 use crate::store::{Name, Shelf, names, read_whole};
 use shared::format::{Body, Page, Substitute};
-use shared::id::{ArchiveNumber, Digest, Lineage, VerifyKey};
+use shared::id::{ArchiveNumber, Digest, Lineage};
 use shared::limits::{BODY_BYTES_MAX, PAGE_BYTES_MAX, SUBSTITUTE_BYTES_MAX};
 use shared::signature::{Plain, Signed};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// An archive's name within its source.
 pub type Place = (Lineage, ArchiveNumber);
@@ -71,20 +71,17 @@ pub fn add_page(named: &mut Named, page: &Page) {
     }
 }
 
-/// Adds the right blocks of every substitute whose left block is named. Depth one: what a right block is the left of
-/// in another record adds nothing further, so one look at the blocks named directly is enough.
-pub fn add_substitutes(named: &mut Named, substitutes: &[Substitute]) {
-    let mut more = Vec::new();
-    for substitute in substitutes {
-        for pair in substitute.pairs.iter() {
-            let left = named.get(&(substitute.lineage, pair.left.number));
-            if left.is_some_and(|bits| bits.has(pair.left.block as usize)) {
-                more.extend(pair.right.iter().map(|right| ((substitute.lineage, right.number), right.block as usize)));
+/// Adds to `more` the right blocks of a substitute whose left block is among `named`, as far as their archives are
+/// here. Depth one: `named` is what bodies name directly, so what a right block is the left of adds nothing further.
+fn add_substitute(named: &Named, here: &BTreeSet<Place>, substitute: &Substitute, more: &mut Named) {
+    for pair in substitute.pairs.iter() {
+        let left = named.get(&(substitute.lineage, pair.left.number));
+        if left.is_some_and(|bits| bits.has(pair.left.block as usize)) {
+            let rights = pair.right.iter().map(|right| ((substitute.lineage, right.number), right.block as usize));
+            for (place, block) in rights.filter(|(place, _)| here.contains(place)) {
+                more.entry(place).or_default().set(block);
             }
         }
-    }
-    for (place, block) in more {
-        named.entry(place).or_default().set(block);
     }
 }
 
@@ -92,20 +89,15 @@ fn damaged(source: &Source, path: String) -> RetentionError {
     RetentionError::Damaged { source_name: source.name.clone(), path }
 }
 
-/// The ref pages that a body names; each page is read once.
-pub fn read_pages(source: &Source, body: &Body, known: &HashSet<Digest>) -> Result<Vec<Plain<Page>>, RetentionError> {
-    let mut pages = Vec::new();
-    for digest in body.pages.iter().filter(|digest| !known.contains(digest)) {
-        let name = Name::Page(*digest);
-        let path = || crate::store::layout::object_path(&name);
-        let bytes = match read_whole(&source.store, &name, PAGE_BYTES_MAX) {
-            Err(e) if e.is_damage() => None,
-            bytes => bytes?,
-        };
-        let page = bytes.and_then(|bytes| Plain::<Page>::parse(&bytes).ok()).filter(|page| page.digest() == *digest);
-        pages.push(page.ok_or_else(|| damaged(source, path()))?);
-    }
-    Ok(pages)
+/// A ref page.
+pub fn read_page(source: &Source, digest: &Digest) -> Result<Plain<Page>, RetentionError> {
+    let name = Name::Page(*digest);
+    let bytes = match read_whole(&source.store, &name, PAGE_BYTES_MAX) {
+        Err(e) if e.is_damage() => None,
+        bytes => bytes?,
+    };
+    let page = bytes.and_then(|bytes| Plain::<Page>::parse(&bytes).ok()).filter(|page| page.digest() == *digest);
+    page.ok_or_else(|| damaged(source, crate::store::layout::object_path(&name)))
 }
 
 /// A body from its bytes; `where_from` is for the message.
@@ -129,41 +121,43 @@ pub fn read_body(source: &Source, digest: &Digest) -> Result<Plain<Body>, Retent
     parse_body(source, digest, bytes.as_deref(), &crate::store::layout::object_path(&name))
 }
 
-/// All that these bodies name, substitutes included.
+/// All that these bodies name, substitutes by what is `here` included. Each page is read once.
 pub fn reach(
     source: &Source,
+    here: &BTreeSet<Place>,
     bodies: impl Iterator<Item = Result<Plain<Body>, RetentionError>>,
 ) -> Result<Reachable, RetentionError> {
     let mut reachable = Reachable::default();
     for body in bodies {
-        let body = body?;
-        for page in read_pages(source, &body, &reachable.pages)? {
-            add_page(&mut reachable.blocks, &page);
-            reachable.pages.insert(page.digest());
+        for digest in body?.pages.iter() {
+            if reachable.pages.insert(*digest) {
+                add_page(&mut reachable.blocks, &*read_page(source, digest)?);
+            }
         }
     }
-    let substitutes = read_substitutes(source)?;
-    add_substitutes(&mut reachable.blocks, &substitutes);
+    let mut more = Named::new();
+    for name in names(&source.store, Shelf::Substitutes)? {
+        if let Some(substitute) = read_substitute(source, &name)? {
+            add_substitute(&reachable.blocks, here, &substitute, &mut more);
+        }
+    }
+    for (place, bits) in more {
+        reachable.blocks.entry(place).or_default().add(bits.as_bytes());
+    }
     Ok(reachable)
 }
 
-/// Substitute records that the source or its owner signed. One that is damaged may hide what must live.
-fn read_substitutes(source: &Source) -> Result<Vec<Substitute>, RetentionError> {
-    let keys: Vec<VerifyKey> = source.owner.into_iter().chain([source.key]).collect();
-    let mut found = Vec::new();
-    for name in names(&source.store, Shelf::Substitutes)? {
-        let bytes = match read_whole(&source.store, &name, SUBSTITUTE_BYTES_MAX) {
-            Err(e) if e.is_damage() => None,
-            bytes => bytes?,
-        };
-        let signed = bytes.and_then(|bytes| Signed::<Substitute>::parse(&bytes).ok());
-        let verified = signed.and_then(|signed| keys.iter().find_map(|key| signed.clone().verify(key).ok()));
-        let verified = verified.ok_or_else(|| damaged(source, crate::store::layout::object_path(&name)))?;
-        if verified.source == source.id {
-            found.push(verified.into_value());
-        }
-    }
-    Ok(found)
+/// A substitute record that the source or its owner signed. One that is damaged may hide what must live.
+fn read_substitute(source: &Source, name: &Name) -> Result<Option<Substitute>, RetentionError> {
+    let bytes = match read_whole(&source.store, name, SUBSTITUTE_BYTES_MAX) {
+        Err(e) if e.is_damage() => None,
+        bytes => bytes?,
+    };
+    let signed = bytes.and_then(|bytes| Signed::<Substitute>::parse(&bytes).ok());
+    let mut keys = source.owner.iter().chain([&source.key]);
+    let verified = signed.and_then(|signed| keys.find_map(|key| signed.clone().verify(key).ok()));
+    let verified = verified.ok_or_else(|| damaged(source, crate::store::layout::object_path(name)))?;
+    Ok((verified.source == source.id).then(|| verified.into_value()))
 }
 
 #[cfg(test)]
@@ -178,17 +172,27 @@ mod tests {
         let lineage = Lineage::new([1; 16]);
         let place = |number| (lineage, ArchiveNumber::new(number).unwrap());
         let block = |number, block| BlockName { number: place(number).1, id: ArchiveId::new([0; 32]), block };
-        let pair = SubstitutePair { left: block(1, 3), right: List::new(vec![block(7, 0), block(8, 20)]).unwrap() };
-        let pairs = List::new(vec![pair]).unwrap();
-        let substitute = Substitute { source: SourceId::new([2; 32]), lineage, pairs };
+        let record = |pairs: Vec<SubstitutePair>| {
+            let pairs = List::new(pairs).unwrap();
+            Substitute { source: SourceId::new([2; 32]), lineage, pairs }
+        };
+        let pair = |left, right| SubstitutePair { left, right: List::new(right).unwrap() };
+        let heals = record(vec![pair(block(1, 3), vec![block(7, 0), block(8, 20), block(9, 1)])]);
+        let deeper = record(vec![pair(block(7, 0), vec![block(8, 1)])]);
+        let here = BTreeSet::from([place(1), place(7), place(8)]);
+        let rights = |named: &Named| {
+            let mut more = Named::new();
+            [&heals, &deeper].into_iter().for_each(|record| add_substitute(named, &here, record, &mut more));
+            more
+        };
         let mut named = Named::new();
         named.entry(place(1)).or_default().set(2);
-        let before = named.clone();
-        add_substitutes(&mut named, std::slice::from_ref(&substitute));
-        assert_eq!(named, before, "the left block is not named");
+        assert!(rights(&named).is_empty(), "the left block is not named");
         named.entry(place(1)).or_default().set(3);
-        add_substitutes(&mut named, &[substitute]);
-        assert!(named[&place(7)].has(0) && named[&place(8)].has(20) && !named[&place(8)].has(19));
+        let more = rights(&named);
+        assert_eq!(more.keys().copied().collect::<Vec<_>>(), [place(7), place(8)], "only what is here");
+        assert!(more[&place(7)].has(0) && more[&place(8)].has(20));
+        assert_eq!(more[&place(8)].count(), 1, "no substitute of a substitute");
     }
 
     #[test]

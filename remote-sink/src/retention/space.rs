@@ -5,7 +5,7 @@
 use crate::journal::{Event, FreedArchive};
 use crate::retention::condemned::{self, Condemned, Dead, Item, OrphanBody};
 use crate::retention::history::{History, bodies, trash};
-use crate::retention::reach::{Bits, Named, Place, Reachable, add_page, parse_body, reach, read_body, read_pages};
+use crate::retention::reach::{Bits, Named, Place, Reachable, add_page, parse_body, reach, read_body, read_page};
 use crate::retention::rules::InForce;
 use crate::retention::sweep::{Step, Sweeper, Swept};
 use crate::retention::vault::{Desk, RetentionError, Source, io_error};
@@ -73,16 +73,18 @@ fn survey(desk: &Desk, source: &Source, now: bool) -> Result<Survey, RetentionEr
     let shelf = bodies(source)?;
     let stays = trash.iter().filter(|digest| !purge.contains(digest));
     let here = shelf.iter().map(|digest| read_body(source, digest));
-    let reachable = reach(source, here.chain(stays.map(|digest| read_trashed(desk, source, digest))))?;
-    let mut purged = Named::new();
-    for digest in &purge {
-        let body = read_trashed(desk, source, digest)?;
-        for page in read_pages(source, &body, &reachable.pages)? {
-            add_page(&mut purged, &page);
-        }
-    }
     let place = |name| if let Name::Archive(lineage, number) = name { Some((lineage, number)) } else { None };
     let archives = names(&source.store, Shelf::Archives)?.into_iter().filter_map(place).collect();
+    let named = here.chain(stays.map(|digest| read_trashed(desk, source, digest)));
+    let reachable = reach(source, &archives, named)?;
+    let (mut purged, mut read) = (Named::new(), HashSet::new());
+    for digest in &purge {
+        for page in read_trashed(desk, source, digest)?.pages.iter() {
+            if !reachable.pages.contains(page) && read.insert(*page) {
+                add_page(&mut purged, &*read_page(source, page)?);
+            }
+        }
+    }
     Ok(Survey { reachable, purge, purged, archives, old: condemned::read(desk, source)? })
 }
 

@@ -564,9 +564,26 @@ fn brakes_stop_and_change_nothing_until_accepted() {
     assert!(!world.prune(&accept).is_stopped());
     assert_eq!(alarms(&world), []);
 
+    // A month of it does not make it usual: everything since the last run is weighed.
+    let (mut world, _) = calm(rules);
+    assert_eq!(alarms(&world), []);
+    let fresh: Vec<(Made, u8)> = (0..4).map(|_| (world.archive(8), 255)).collect();
+    for _ in 0..30 {
+        world.now += DAY;
+        world.commit(&fresh, 0, 0);
+    }
+    assert_eq!(alarms(&world), [Brake::New]);
+
     let (mut world, named) = calm(rules);
     world.commit(&named[..1], 0, 0);
     assert_eq!(alarms(&world), [Brake::Shrink]);
+    for _ in 0..9 {
+        world.now += DAY;
+        world.commit(&named[..1], 0, 0);
+    }
+    let outcome = world.prune(&Options::default());
+    assert_eq!(outcome.alarms.len(), 1);
+    assert!(outcome.alarms[0].message.contains("more like it"), "{}", outcome.alarms[0].message);
 
     let (mut world, named) = calm(rules);
     for _ in 0..40 {
