@@ -8,12 +8,13 @@ use shared::codec::{Blob, FormatError, List, Text};
 use shared::id::{ArchiveNumber, Digest, Lineage, SourceId, SourceName};
 use shared::keyfile::{self, KeyFileError};
 use shared::limits::ARCHIVE_PARTS_MAX;
-use shared::signature::{self, HEADER_BYTES, Object, SIGNATURE_BYTES, SignatureError, Signed, SigningKey, sign};
+use shared::signature::{Object, SigningKey, sign};
 use shared::sys::{Clock, SystemClock, durable};
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 
+mod log;
 mod memory;
 pub use memory::{Gone, Holding, Memory, Seen, SourceMemory};
 
@@ -189,6 +190,10 @@ pub struct Journal {
     key: SigningKey,
     /// An entry could not be written: how it ends nobody knows, so nothing more may follow it.
     broken: bool,
+    /// Where the next entry begins.
+    length: u64,
+    /// Copy of what a crash left of an entry, if this opening took one off.
+    pub cut: Option<PathBuf>,
     pub memory: Memory,
 }
 
@@ -230,26 +235,25 @@ impl Journal {
             durable::create_new_as(&path, b"", durable::PRIVATE, durable::Owner::Directory)
                 .map_err(io_error("create", &path))?;
         }
-        let (memory, whole) = read_log(layout, &key)?;
+        let log = log::read(&path, &key.verify_key())?;
         let file = File::options().append(true).open(&path).map_err(io_error("open", &path))?;
-        let length = file.metadata().map_err(io_error("look at", &path))?.len();
-        if length > whole {
-            // A crash cut the last entry: nothing was done that it would have told of.
-            file.set_len(whole).and_then(|()| file.sync_all()).map_err(io_error("repair", &path))?;
+        let cut = if log.tail.is_empty() { None } else { Some(keep_tail(layout, &log)?) };
+        if cut.is_some() {
+            file.set_len(log.whole).and_then(|()| file.sync_all()).map_err(io_error("repair", &path))?;
         }
-        Ok(Self { path, file, key, broken: false, memory })
+        Ok(Self { path, file, key, broken: false, length: log.whole, cut, memory: log.memory })
     }
 
     /// What the journal says, for a command that only looks. A vault without one has an empty memory.
     pub fn look(layout: &Layout) -> Result<Memory, JournalError> {
         match read_key(layout)? {
-            Some(key) => Ok(read_log(layout, &key)?.0),
+            Some(key) => Ok(log::read(&layout.journal_log(), &key.verify_key())?.memory),
             None => Ok(Memory::default()),
         }
     }
 
     /// write(O_APPEND) · fsync: after this the entry is there for good; a crash within leaves a cut entry, which the
-    /// next opening takes off.
+    /// next opening takes off. What a full disk left of it is taken off at once.
     pub fn append(&mut self, at: &Moment, event: Event) -> Result<Digest, JournalError> {
         let entry = Entry { number: self.memory.entries, previous: self.memory.last, at: at.clone(), event };
         let entry = sign(entry, &self.key)?;
@@ -257,55 +261,29 @@ impl Journal {
         if self.broken {
             return Err(JournalError::Broken { path });
         }
-        self.broken = true;
-        self.file.write_all(entry.as_bytes()).and_then(|()| self.file.sync_all()).map_err(io_error("write", &path))?;
-        self.broken = false;
+        if let Err(error) = self.file.write_all(entry.as_bytes()).and_then(|()| self.file.sync_all()) {
+            self.broken = self.file.set_len(self.length).and_then(|()| self.file.sync_all()).is_err();
+            return Err(io_error("write", &path)(error));
+        }
+        self.length += entry.as_bytes().len() as u64;
         let digest = entry.digest();
         self.memory.take(digest, entry.into_value());
         Ok(digest)
     }
 }
 
-/// All whole entries, and where the last of them ends.
-fn read_log(layout: &Layout, key: &SigningKey) -> Result<(Memory, u64), JournalError> {
-    let (path, key) = (layout.journal_log(), key.verify_key());
-    let mut memory = Memory::default();
-    let mut whole = 0;
-    let mut file = match File::open(&path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((memory, 0)),
-        file => BufReader::with_capacity(1 << 16, file.map_err(io_error("open", &path))?),
-    };
+/// Keeps a copy of a cut entry before it is taken off. One that was cut at the same place before has another end.
+fn keep_tail(layout: &Layout, log: &log::Log) -> Result<PathBuf, JournalError> {
+    let mut path = layout.journal_cut(log.whole);
+    let mut more = 0;
     loop {
-        let number = memory.entries;
-        let wrong = |why: String| JournalError::Entry { number, why };
-        let mut bytes = vec![0; HEADER_BYTES];
-        if !fill(&mut file, &mut bytes).map_err(io_error("read", &path))? {
-            return Ok((memory, whole));
+        match durable::create_new(&path, &log.tail, durable::PRIVATE) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                more += 1;
+                path.set_extension(format!("cut-{}-{more}", log.whole));
+            }
+            kept => return kept.map_err(io_error("write", &path)).map(|()| path),
         }
-        let length = match signature::peek(&bytes) {
-            Some((kind, length)) if kind == Entry::KIND && length <= Entry::BYTES_MAX => length,
-            _ => return Err(wrong("it does not begin like one".into())),
-        };
-        bytes.resize(HEADER_BYTES + length + SIGNATURE_BYTES, 0);
-        if !fill(&mut file, &mut bytes[HEADER_BYTES..]).map_err(io_error("read", &path))? {
-            return Ok((memory, whole));
-        }
-        whole += bytes.len() as u64;
-        let entry = Signed::<Entry>::parse(&bytes).map_err(|e| wrong(e.to_string()))?;
-        let entry = entry.verify(&key).map_err(|e: SignatureError| wrong(e.to_string()))?;
-        if (entry.number, entry.previous) != (memory.entries, memory.last) {
-            return Err(wrong("it does not follow the one before it".into()));
-        }
-        let digest = entry.digest();
-        memory.take(digest, entry.into_value());
-    }
-}
-
-/// Fills the buffer; `false` if the file ends before that.
-fn fill(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
-    match file.read_exact(buffer) {
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        other => other.map(|()| true),
     }
 }
 

@@ -119,6 +119,10 @@ impl Vault {
         let pushing = self.all()?.0.into_iter().filter(|one| one.enrolment.role == Role::Push);
         let sources = pushing.map(|one| Source::new(&root, &one.name, &one.enrolment)).collect();
         let journal = Journal::open(&self.layout)?;
+        if let Some(path) = &journal.cut {
+            let path = path.display();
+            eprintln!("warning: the last entry of the operator's journal was cut off; what is left of it is in {path}");
+        }
         let (layout, config, sink) = (&self.layout, &self.config, self.sink()?);
         Ok(Desk { layout, config, root, sink, sources, journal, now: Moment::now() })
     }

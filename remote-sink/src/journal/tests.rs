@@ -73,8 +73,14 @@ fn every_event_is_encoded_in_one_way_alone() {
     assert_eq!(Journal::look(&layout).unwrap().entries, count);
 }
 
+/// Copies of cut entries.
+fn cuts(layout: &Layout) -> Vec<Vec<u8>> {
+    let names = std::fs::read_dir(layout.journal()).unwrap().map(|entry| entry.unwrap().path());
+    names.filter(|path| path.to_string_lossy().contains("log.cut-")).map(|path| std::fs::read(path).unwrap()).collect()
+}
+
 #[test]
-fn a_cut_entry_is_taken_off_and_anything_else_is_refused() {
+fn a_cut_entry_is_kept_aside_and_anything_else_is_refused() {
     let Place(_dir, layout) = place();
     let mut journal = Journal::open(&layout).unwrap();
     journal.append(&moment(1), scrub(1)).unwrap();
@@ -82,22 +88,54 @@ fn a_cut_entry_is_taken_off_and_anything_else_is_refused() {
     journal.append(&moment(2), scrub(2)).unwrap();
     let two = std::fs::read(layout.journal_log()).unwrap();
     drop(journal);
+    let set = |bytes: &[u8]| std::fs::write(layout.journal_log(), bytes).unwrap();
     for cut in one.len()..two.len() {
-        std::fs::write(layout.journal_log(), &two[..cut]).unwrap();
+        set(&two[..cut]);
         assert_eq!(Journal::look(&layout).unwrap().entries, 1);
     }
-    assert_eq!(Journal::open(&layout).unwrap().memory.entries, 1);
-    assert_eq!(std::fs::read(layout.journal_log()).unwrap(), one, "the cut entry is gone");
+    for (nth, zeros) in [0, 0, 4096].into_iter().enumerate() {
+        let cut = [&two[..two.len() - 40], &vec![0; zeros]].concat();
+        set(&cut);
+        let journal = Journal::open(&layout).unwrap();
+        assert_eq!((journal.memory.entries, journal.cut.is_some()), (1, true));
+        assert_eq!(std::fs::read(layout.journal_log()).unwrap(), one, "the cut entry is gone");
+        assert!(cuts(&layout).contains(&cut[one.len()..].to_vec()) && cuts(&layout).len() == nth + 1);
+    }
+    let mut journal = Journal::open(&layout).unwrap();
+    assert!(journal.cut.is_none());
+    journal.append(&moment(3), scrub(3)).unwrap();
     for at in [0, 20, one.len() - 1] {
         let mut wrong = two.clone();
         wrong[at] ^= 1;
-        std::fs::write(layout.journal_log(), &wrong).unwrap();
+        set(&wrong);
         assert!(Journal::open(&layout).is_err(), "byte {at}");
     }
-    std::fs::write(layout.journal_log(), &two[one.len()..]).unwrap();
+    set(&two[one.len()..]);
     assert!(Journal::open(&layout).is_err(), "the first entry is missing");
     std::fs::remove_file(layout.journal_key()).unwrap();
     assert!(matches!(Journal::open(&layout), Err(JournalError::NoKey { .. })));
+}
+
+#[test]
+fn a_length_that_was_changed_hides_no_entry() {
+    let Place(_dir, layout) = place();
+    let mut journal = Journal::open(&layout).unwrap();
+    let mut ends = vec![];
+    for at in 1..5 {
+        journal.append(&moment(at), scrub(9)).unwrap();
+        ends.push(std::fs::metadata(layout.journal_log()).unwrap().len() as usize);
+    }
+    drop(journal);
+    let whole = std::fs::read(layout.journal_log()).unwrap();
+    // The entry seems to reach beyond the end of the file: what follows it, or it alone, would be cut off.
+    for end in &ends[..3] {
+        let mut wrong = whole.clone();
+        wrong[end + 10] = 1;
+        std::fs::write(layout.journal_log(), &wrong).unwrap();
+        assert!(Journal::open(&layout).is_err() && Journal::look(&layout).is_err());
+        assert_eq!(std::fs::read(layout.journal_log()).unwrap(), wrong);
+    }
+    assert!(cuts(&layout).is_empty());
 }
 
 #[test]

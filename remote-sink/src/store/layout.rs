@@ -70,6 +70,10 @@ impl Layout {
     pub fn journal_log(&self) -> PathBuf {
         self.journal().join("log")
     }
+    /// What a crash left of an entry that began there.
+    pub fn journal_cut(&self, offset: u64) -> PathBuf {
+        self.journal().join(format!("log.cut-{offset}"))
+    }
     pub fn journal_key(&self) -> PathBuf {
         self.operator().join("journal.key")
     }
