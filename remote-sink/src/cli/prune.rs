@@ -9,6 +9,9 @@ use crate::retention::vault::RetentionError;
 use crate::retention::{self, Options, Outcome, policy};
 use shared::wire::Role;
 
+/// So long a run waits for a session that kept runs away for days: longer than a silent one needs to notice.
+const SESSION_WAIT: Duration = Duration::from_secs(45);
+
 /// Remove what no rule keeps, and give room back
 ///
 /// Removed snapshots lie in the trash for the grace (`undelete` brings them back). Blocks that nothing names any more are
@@ -33,7 +36,7 @@ pub struct PruneArgs {
     /// Stop when a larger share of a source's snapshots would go [default: max-remove in vault.toml, else 50%]
     #[arg(long, value_name = "SHARE")]
     pub max_remove: Option<Percent>,
-    /// Go on in spite of this alarm: clock, rollback, scrub, burst, flood, new, shrink, grow, recipients, share
+    /// Go on in spite of this alarm: clock, rollback, scrub, burst, flood, new, shrink, grow, recipients, share, busy
     #[arg(long, value_name = "WHAT", requires = "reason")]
     pub accept: Vec<Brake>,
     /// What was found when the alarm was looked into; noted in the journal
@@ -54,6 +57,7 @@ pub fn run(args: &PruneArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
         max_remove_percent: args.max_remove.map(Percent::get),
         accept: args.accept.clone(),
         reason: args.reason.clone().unwrap_or_default(),
+        wait: SESSION_WAIT,
     };
     let mut desk = vault.desk()?;
     let mut code = unreadable.iter().map(|failure| context.failed(failure)).max().unwrap_or(exit::OK);

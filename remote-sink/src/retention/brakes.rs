@@ -19,6 +19,8 @@ const BLOCKS_MIN: u64 = 16;
 const NEW_PERCENT: u64 = 90;
 /// Snapshots before one that make its measure.
 const MEASURE: usize = 7;
+/// A source whose sessions kept every run away for so long is looked at by a person.
+const BUSY_DAYS: i64 = 3;
 /// Newest share of the median that is no collapse.
 const SHRINK_PERCENT: u64 = 50;
 
@@ -35,10 +37,11 @@ pub enum Brake {
     Grow,
     Recipients,
     Share,
+    Busy,
 }
 
 impl Brake {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Clock,
         Self::Rollback,
         Self::Scrub,
@@ -49,6 +52,7 @@ impl Brake {
         Self::Grow,
         Self::Recipients,
         Self::Share,
+        Self::Busy,
     ];
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -62,6 +66,7 @@ impl Brake {
             Self::Grow => "grow",
             Self::Recipients => "recipients",
             Self::Share => "share",
+            Self::Busy => "busy",
         }
     }
 }
@@ -92,7 +97,19 @@ pub struct Facts<'a> {
     pub weighed: Weighed,
     pub alerts: &'a Alerts,
     pub decisions: &'a [Decision],
+    /// A session of the source runs, at this time.
+    pub busy: bool,
+    pub now: i64,
     pub max_remove_percent: u32,
+}
+
+/// Days since a run could last do its work, if they are too many.
+pub fn overdue_days(source: &SourceMemory, now: i64) -> Option<i64> {
+    let first_seen = source.growth.first().map(|held| held.at);
+    let accepted = source.accepted.get(Brake::Busy.as_str()).map(|(at, _)| *at);
+    let last = source.pruned.map(|(at, _)| at).or(first_seen).max(accepted)?;
+    let days = now.saturating_sub(last) / DAY;
+    (days >= BUSY_DAYS).then_some(days)
 }
 
 fn median(mut values: Vec<u64>) -> u64 {
@@ -132,6 +149,7 @@ impl Facts<'_> {
             }
         }
         raise(Brake::Share, self.share());
+        raise(Brake::Busy, self.kept_away());
         let said = |message, more| if more == 0 { message } else { format!("{message}; and {more} more like it") };
         found.into_iter().map(|(brake, (message, more))| Alarm { brake, message: said(message, more) }).collect()
     }
@@ -258,6 +276,11 @@ impl Facts<'_> {
             }
         }
         found
+    }
+
+    fn kept_away(&self) -> Option<String> {
+        let days = overdue_days(self.source, self.now).filter(|_| self.busy)?;
+        Some(format!("its sessions have kept every run away for {days} days: revoke the source, or end its session"))
     }
 
     fn share(&self) -> Option<String> {

@@ -29,8 +29,12 @@ use shared::id::{Digest, SourceName};
 pub use space::Given;
 use std::collections::HashSet;
 use std::fs::File;
+use std::time::{Duration, Instant};
 use sweep::Step;
 use vault::{Desk, RetentionError, Source, io_error};
+
+/// Between two tries to get a source from its session.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// How a run goes on.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +46,8 @@ pub struct Options {
     /// Alarms that the operator has looked into, and what was found.
     pub accept: Vec<Brake>,
     pub reason: String,
+    /// How long to wait for a session of a source that could not be pruned for days.
+    pub wait: Duration,
 }
 
 /// What a run did with one source, or would do.
@@ -76,6 +82,22 @@ fn lock(layout: &Layout, name: &SourceName) -> Result<Option<File>, RetentionErr
     Ok(flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(file))
 }
 
+/// The same, trying for a while. A silent session sees that somebody waits, and ends (`serve/lock.rs`).
+fn lock_waiting(layout: &Layout, name: &SourceName, wait: Duration) -> Result<Option<File>, RetentionError> {
+    let start = Instant::now();
+    let path = layout.staging(name);
+    let waiting = File::open(&path).map_err(io_error("open", &path))?;
+    loop {
+        let held = lock(layout, name)?;
+        if held.is_some() || start.elapsed() >= wait {
+            return Ok(held);
+        }
+        // Another that waits shares it; a session that asks at this very moment has it for an instant.
+        let _ = flock(&waiting, FlockOperation::NonBlockingLockShared);
+        std::thread::sleep(RETRY);
+    }
+}
+
 /// Prunes one source.
 pub fn prune(desk: &mut Desk, name: &SourceName, options: &Options) -> Result<Outcome, RetentionError> {
     prune_stepwise(desk, name, options, &|_| Ok(()))
@@ -90,15 +112,17 @@ fn prune_stepwise(
     let source = desk.source(name).cloned().ok_or_else(|| RetentionError::NoSuch(name.to_string()))?;
     // The lock first: a head that were committed between the look and the lock would be missing from the history, and
     // its body would seem to belong to nobody.
-    let held = lock(desk.layout, name)?;
+    let none = SourceMemory::default();
+    let overdue = brakes::overdue_days(desk.journal.memory.source(name).unwrap_or(&none), desk.now.wall);
+    let wait = if overdue.is_some() && !options.dry_run { options.wait } else { Duration::ZERO };
+    let held = lock_waiting(desk.layout, name, wait)?;
     observe::observe(desk)?.of(name)?;
     step("after observing").map_err(io_error("observe", desk.layout.root()))?;
     for brake in options.accept.iter().filter(|_| !options.dry_run) {
         let (what, why) = (Words::truncated(brake.as_str()), Words::truncated(&options.reason));
         desk.journal.append(&desk.now, Event::Accepted(name.clone(), what, why))?;
     }
-    let mut outcome = judge(desk, &source, options)?;
-    outcome.busy = held.is_none();
+    let mut outcome = judge(desk, &source, options, held.is_none())?;
     for alarm in outcome.alarms.iter().filter(|_| !options.dry_run) {
         let (what, message) = (Words::truncated(alarm.brake.as_str()), Words::truncated(&alarm.message));
         desk.journal.append(&desk.now, Event::Alarm(name.clone(), what, message))?;
@@ -123,7 +147,7 @@ fn prune_stepwise(
 }
 
 /// What the rules and the brakes say.
-fn judge(desk: &Desk, source: &Source, options: &Options) -> Result<Outcome, RetentionError> {
+fn judge(desk: &Desk, source: &Source, options: &Options, busy: bool) -> Result<Outcome, RetentionError> {
     let history = history::read(desk.view(), source)?;
     let rules = InForce::of(desk.config, &source.name);
     let decisions = policy::decide(&rules.rules, &history.present(), desk.now.wall);
@@ -137,12 +161,14 @@ fn judge(desk: &Desk, source: &Source, options: &Options) -> Result<Outcome, Ret
         weighed: weigh::weigh(source, &history, since, brakes::WEIGHED_BEFORE)?,
         alerts: &desk.config.alerts,
         decisions: &decisions,
+        busy,
+        now: desk.now.wall,
         max_remove_percent: options.max_remove_percent.unwrap_or(rules.max_remove_percent),
     };
     let mut alarms = facts.judge();
     alarms.retain(|alarm| !options.accept.contains(&alarm.brake));
     let source = source.name.clone();
-    Ok(Outcome { source, rules, history, decisions, alarms, busy: false, given: Given::default(), damaged: None })
+    Ok(Outcome { source, rules, history, decisions, alarms, busy, given: Given::default(), damaged: None })
 }
 
 /// Moves the bodies of what goes to the trash. First the journal, then what sessions say, then the bodies: whatever is

@@ -372,6 +372,36 @@ fn nothing_is_touched_while_a_session_runs() {
 }
 
 #[test]
+fn a_source_that_is_always_busy_is_told_and_a_silent_session_gives_way() {
+    let Story { mut world, done, .. } = story();
+    world.config = Config::parse("config-version = 1\n[defaults.retention]\nkeep-last = 9").unwrap();
+    world.prune(&Options::default());
+    let session = lock(&world.layout, &name()).unwrap().unwrap();
+    let rules = "config-version = 1\n[defaults.retention]\nkeep-last = 1\nmax-remove = '100%'";
+    world.config = Config::parse(rules).unwrap();
+    world.now += 2 * DAY;
+    assert!(!world.prune(&Options::default()).is_stopped(), "a day or two is nothing");
+    world.now += 2 * DAY;
+    let outcome = world.prune(&Options::default());
+    assert_eq!(outcome.alarms.iter().map(|alarm| alarm.brake).collect::<Vec<_>>(), [Brake::Busy]);
+    assert!(!world.prune(&Options { accept: vec![Brake::Busy], ..Options::default() }).is_stopped());
+    assert!(!world.prune(&Options::default()).is_stopped(), "it has its days again");
+    world.now += 4 * DAY;
+    // As a session does: silent, until it sees that somebody waits.
+    let staging = File::open(world.layout.staging(&name())).unwrap();
+    let gives_way = std::thread::spawn(move || {
+        while flock(&staging, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            flock(&staging, FlockOperation::Unlock).unwrap();
+            std::thread::yield_now();
+        }
+        drop(session);
+    });
+    let outcome = world.prune(&Options { wait: Duration::from_secs(600), ..Options::default() });
+    gives_way.join().unwrap();
+    assert!(!outcome.busy && !outcome.is_stopped() && !world.is_here(&done[0]));
+}
+
+#[test]
 fn no_session_can_commit_between_the_look_and_what_follows_from_it() {
     let Story { world, done, .. } = story();
     let seen = Cell::new(0);
