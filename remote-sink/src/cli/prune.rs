@@ -8,6 +8,7 @@ use crate::retention::brakes::{Alarm, Brake};
 use crate::retention::vault::RetentionError;
 use crate::retention::{self, Options, Outcome, policy};
 use shared::wire::Role;
+use std::time::Duration;
 
 /// So long a run waits for a session that kept runs away for days: longer than a silent one needs to notice.
 const SESSION_WAIT: Duration = Duration::from_secs(45);
