@@ -173,6 +173,10 @@ fn notes(source: &SourceReport, context: &mut Context<'_>) -> Result<(), Failure
             source.snapshots_damaged.len()
         ))?;
     }
+    if source.healed > 0 {
+        let healed = table::grouped(source.healed);
+        context.remark(format!("  {healed} damaged block(s) are healed: the source sent their content again"))?;
+    }
     if source.without_receipt > 0 {
         let count = source.without_receipt;
         context.remark(format!("  {count} head(s) without a receipt: interrupted, the next session repairs them"))?;
@@ -243,6 +247,7 @@ fn json(source: &SourceReport) -> serde_json::Value {
         "objects": source.objects,
         "bytes": source.bytes,
         "damaged": source.damage_total,
+        "healed": source.healed,
         "damage": source.damage.iter().map(finding_json).collect::<Vec<_>>(),
         "unknown": source.unknown_total,
         "archives": source.archives,

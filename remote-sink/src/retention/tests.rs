@@ -1,5 +1,7 @@
 //! Retention on vaults in temporary directories, with clocks that the tests set.
 
+mod heal;
+
 use super::*;
 use crate::config::Config;
 use crate::enrolment::{Enrolment, Reads};
@@ -633,6 +635,59 @@ fn brakes_stop_and_change_nothing_until_accepted() {
     let (world, _) = calm(rules);
     world.desk().journal.append(&moment(world.now), Event::Scrubbed(name(), 3)).unwrap();
     assert_eq!(alarms(&world), [Brake::Scrub]);
+
+    // Three times as many blocks: no limit is set, then one.
+    for (limit, expected) in
+        [("", vec![]), ("\n[alerts]\ngrow = \"400%\"", vec![]), ("\n[alerts]\ngrow = \"250%\"", vec![Brake::Grow])]
+    {
+        let (mut world, mut named) = calm(&format!("{rules}{limit}"));
+        for _ in 0..8 {
+            named.push((world.archive(8), 255));
+        }
+        world.commit(&named, 0, 0);
+        assert_eq!(alarms(&world), expected, "{limit}");
+        let accept = Options { accept: vec![Brake::Grow], reason: "a new disk".into(), ..Options::default() };
+        assert!(!world.prune(&accept).is_stopped());
+        assert_eq!(alarms(&world), [], "{limit}");
+    }
+}
+
+/// Twelve days on which a source pushes some bytes each, an operator who prunes, then one day of its own.
+fn flooded(usual: u64, last: u64) -> (Vec<Brake>, World) {
+    let mut world = World::new("keep-last = 3\nmax-remove = \"100%\"");
+    let push = |world: &mut World, bytes: u64| {
+        world.now += DAY;
+        let made = world.archive(1);
+        let number = ArchiveNumber::new(made.number).unwrap();
+        let path = world.layout.object(&name(), &Name::Archive(world.lineage, number));
+        // Only its size counts, and holes cost nothing.
+        let grown = path.with_extension("grown");
+        std::fs::copy(&path, &grown).unwrap();
+        std::fs::set_permissions(&grown, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        std::fs::File::options().write(true).open(&grown).unwrap().set_len(bytes).unwrap();
+        std::fs::rename(&grown, &path).unwrap();
+        world.observe();
+    };
+    for _ in 0..12 {
+        push(&mut world, usual);
+    }
+    assert!(!world.prune(&Options::default()).is_stopped(), "the usual is no flood");
+    push(&mut world, last);
+    let outcome = world.prune(&Options::default());
+    (outcome.alarms.iter().map(|alarm| alarm.brake).collect(), world)
+}
+
+#[test]
+fn a_flood_of_bytes_stops() {
+    const MIB: u64 = 1 << 20;
+    assert_eq!(flooded(10 * MIB, 1000 * MIB).0, [], "less than a GiB is no flood");
+    assert_eq!(flooded(1000 * MIB, 7000 * MIB).0, [], "not eight times the usual");
+    let (alarms, world) = flooded(10 * MIB, 1100 * MIB);
+    assert_eq!(alarms, [Brake::Flood]);
+    assert!(world.prune(&Options::default()).is_stopped(), "it does not go away by itself");
+    let accept = Options { accept: vec![Brake::Flood], reason: "a new disk".into(), ..Options::default() };
+    assert!(!world.prune(&accept).is_stopped());
+    assert!(!world.prune(&Options::default()).is_stopped());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::ledger::Ledger;
 use crate::store::archive::{ArchiveError, Checked, open_checked};
 use crate::store::{Directory, Name, Stored, lease};
+use crate::verify::healed::Healed;
 use crate::verify::{Judged, SourceReport, VerifyOptions};
 use shared::format::{Index, PageEntry};
 use shared::id::{ArchiveId, ArchiveNumber, Lineage};
@@ -90,8 +91,18 @@ struct Facts {
     damaged: BTreeSet<u32>,
 }
 
+impl Facts {
+    /// Is this block of this archive here, and not known to be damaged?
+    fn holds(&self, id: ArchiveId, block: u32) -> bool {
+        self.id == id && block < self.blocks && !self.absent.contains(&block) && !self.damaged.contains(&block)
+    }
+}
+
 /// All archives of a source, judged.
-pub struct Archives(HashMap<(Lineage, ArchiveNumber), Facts>);
+pub struct Archives {
+    facts: HashMap<(Lineage, ArchiveNumber), Facts>,
+    healed: Healed,
+}
 
 /// What one archive came to.
 struct Verdict {
@@ -101,7 +112,8 @@ struct Verdict {
     read: bool,
     /// A session may still change it: it was open for writing when the reading began.
     open: bool,
-    findings: Vec<String>,
+    /// What is wrong, and with which part; the archive as a whole where there is none.
+    findings: Vec<(Option<u32>, String)>,
 }
 
 impl Archives {
@@ -131,25 +143,45 @@ impl Archives {
         });
         let mut verdicts = verdicts.into_inner().unwrap_or_else(PoisonError::into_inner);
         verdicts.sort_unstable_by_key(|verdict| verdict.name);
-        Self(verdicts.into_iter().filter_map(|verdict| verdict.report(report)).collect())
+        let mut found: Vec<Finding> = Vec::new();
+        let facts: HashMap<_, _> =
+            verdicts.into_iter().filter_map(|verdict| verdict.report(report, &mut found)).collect();
+        let healed = Healed::find(judged, |lineage, block| {
+            facts.get(&(*lineage, block.number)).is_some_and(|facts| facts.holds(block.id, block.block))
+        });
+        for (place, part, what) in found {
+            let is_healed = |facts: &Facts| part.is_some_and(|part| healed.has(&place.0, place.1, facts.id, part));
+            if facts.get(&place).is_some_and(is_healed) {
+                report.healed += 1;
+            } else {
+                report.find(Name::Archive(place.0, place.1), what);
+            }
+        }
+        Self { facts, healed }
     }
 
     /// Why a page's entry cannot be read back; `None` if it can.
     pub fn lacks(&self, lineage: &Lineage, entry: &PageEntry) -> Option<Lack> {
-        let Some(facts) = self.0.get(&(*lineage, entry.number)) else { return Some(Lack::Missing) };
+        let is_healed = |block: u32| self.healed.has(lineage, entry.number, entry.id, block);
+        let named = || (0..entry.blocks_named()).filter(|block| entry.is_live(*block));
+        let unless_healed = |lack| (!named().all(is_healed)).then_some(lack);
+        let Some(facts) = self.facts.get(&(*lineage, entry.number)) else { return unless_healed(Lack::Missing) };
         if facts.id != entry.id {
-            return Some(Lack::Other);
+            return unless_healed(Lack::Other);
         }
         if entry.blocks_named() > facts.blocks {
             return Some(Lack::Beyond);
         }
-        let live = |parts: &BTreeSet<u32>| parts.iter().any(|part| entry.is_live(*part));
+        let live = |parts: &BTreeSet<u32>| parts.iter().any(|part| entry.is_live(*part) && !is_healed(*part));
         if live(&facts.absent) {
             return Some(Lack::Absent);
         }
         live(&facts.damaged).then_some(Lack::Damaged)
     }
 }
+
+/// A finding before it is known whether the part is healed.
+type Finding = ((Lineage, ArchiveNumber), Option<u32>, String);
 
 /// What a page names and the vault does not hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,16 +207,15 @@ impl Lack {
 }
 
 impl Verdict {
-    fn report(self, report: &mut SourceReport) -> Option<((Lineage, ArchiveNumber), Facts)> {
+    fn report(self, report: &mut SourceReport, found: &mut Vec<Finding>) -> Option<((Lineage, ArchiveNumber), Facts)> {
         report.archives += 1;
         report.count(self.bytes);
-        for finding in &self.findings {
-            report.find(Name::Archive(self.name.0, self.name.1), finding.clone());
-        }
+        let right = self.findings.is_empty();
+        found.extend(self.findings.into_iter().map(|(part, what)| (self.name, part, what)));
         if self.read {
             report.archives_read += 1;
             report.archives_open += u64::from(self.open);
-            if self.findings.is_empty() && !self.open {
+            if right && !self.open {
                 report.verified.push(self.name);
             }
         }
@@ -199,16 +230,16 @@ fn judge_one(judged: &Judged, pace: &Pace, name: (Lineage, ArchiveNumber), read:
     let found = match open_checked(judged.store, &object, &judged.key) {
         Ok(Some(found)) => found,
         Ok(None) => {
-            verdict.findings.push("it is missing".into());
+            verdict.findings.push((None, "it is missing".into()));
             return verdict;
         }
         Err(e) => {
-            verdict.findings.push(e.to_string());
+            verdict.findings.push((None, e.to_string()));
             return verdict;
         }
     };
     if let Err(what) = owned(judged, &found) {
-        verdict.findings.push(what);
+        verdict.findings.push((None, what));
     }
     let places = found.layout.parts(&found.index);
     let absent = (0u32..).zip(&places).filter(|(_, place)| place.is_none()).map(|(part, _)| part).collect();
@@ -220,7 +251,7 @@ fn judge_one(judged: &Judged, pace: &Pace, name: (Lineage, ArchiveNumber), read:
             let Some((offset, bytes)) = place else { continue };
             if let Err(what) = part_is_right(&found, &found.index, part, *offset, *bytes, pace) {
                 damaged.insert(part);
-                verdict.findings.push(format!("part {part}: {what}"));
+                verdict.findings.push((Some(part), format!("part {part}: {what}")));
             }
         }
     }

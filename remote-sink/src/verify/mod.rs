@@ -3,6 +3,7 @@
 
 mod archives;
 mod chains;
+mod healed;
 mod owners;
 
 use crate::enrolment::Enrolment;
@@ -72,6 +73,8 @@ pub struct SourceReport {
     /// Archives whose parts were read; others were left out by sample or age.
     pub archives_read: u64,
     pub archives: u64,
+    /// Damaged blocks whose content lies in others, by substitute records: nothing lacks for them.
+    pub healed: u64,
     /// Archives of `archives_read` that were open for writing: they count as read when nobody can change them.
     pub archives_open: u64,
     pub damage: Vec<Finding>,

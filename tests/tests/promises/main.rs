@@ -7,6 +7,7 @@ mod clone;
 mod crash;
 mod deploy;
 mod full_disk;
+mod healing;
 mod history;
 mod hostile_restore;
 mod hostile_sink;
