@@ -277,7 +277,7 @@ fn keep_tail(layout: &Layout, log: &log::Log) -> Result<PathBuf, JournalError> {
     let mut path = layout.journal_cut(log.whole);
     let mut more = 0;
     loop {
-        match durable::create_new(&path, &log.tail, durable::PRIVATE) {
+        match durable::create_new_as(&path, &log.tail, durable::PRIVATE, durable::Owner::Directory) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 more += 1;
                 path.set_extension(format!("cut-{}-{more}", log.whole));

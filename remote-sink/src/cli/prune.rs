@@ -5,6 +5,7 @@ use crate::cli::vault::Vault;
 use crate::config::{Percent, iec};
 use crate::report::{Failure, exit};
 use crate::retention::brakes::{Alarm, Brake};
+use crate::retention::packing::Packing;
 use crate::retention::vault::RetentionError;
 use crate::retention::{self, Options, Outcome, policy};
 use shared::wire::Role;
@@ -58,6 +59,7 @@ pub fn run(args: &PruneArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
         max_remove_percent: args.max_remove.map(Percent::get),
         accept: args.accept.clone(),
         reason: args.reason.clone().unwrap_or_default(),
+        packing: Packing::default(),
         wait: SESSION_WAIT,
     };
     let mut desk = vault.desk()?;
@@ -87,7 +89,7 @@ fn report(outcome: &Outcome, vault: &Vault, dry_run: bool, context: &mut Context
     }
     Ok(match () {
         () if outcome.is_stopped() => exit::STOPPED,
-        () if outcome.damaged.is_some() || !outcome.given.damaged.is_empty() => exit::DAMAGE,
+        () if outcome.damage().next().is_some() => exit::DAMAGE,
         () if outcome.busy && !dry_run => exit::BUSY,
         () => exit::OK,
     })
@@ -133,7 +135,10 @@ fn tell(outcome: &Outcome, dry_run: bool, context: &mut Context<'_>) -> Result<(
             ))?;
         }
     }
-    for path in outcome.damaged.iter().chain(&outcome.given.damaged) {
+    if outcome.packed.objects > 0 {
+        context.remark(format!("  packed {} heads, receipts and envelopes", table::grouped(outcome.packed.objects)))?;
+    }
+    for path in outcome.damage() {
         context.line(format!("  damaged: {path}; run: remote-sink verify {source}"))?;
     }
     Ok(())

@@ -5,11 +5,14 @@ use crate::cli::vault::Vault;
 use crate::config::iec;
 use crate::ledger;
 use crate::report::Failure;
+use crate::retention;
+use shared::text::printable;
 use shared::wire::Role;
 
 /// Make the ledgers again from the stored objects
 ///
-/// A ledger is a cache: nothing is lost when one is deleted, damaged or old.
+/// A ledger is a cache: nothing is lost when one is deleted, damaged or old. Packs of heads, receipts and envelopes whose
+/// index is damaged are made again too, from the objects in them.
 #[derive(Debug, clap::Args)]
 pub struct RebuildArgs {
     /// Only these sources [default: all]
@@ -19,6 +22,11 @@ pub struct RebuildArgs {
 
 pub fn run(args: &RebuildArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
     let vault = Vault::open_to_change(context.global.root.as_deref())?;
+    for one in vault.choose(&args.sources)?.iter().filter(|one| one.enrolment.role == Role::Push) {
+        for told in retention::salvage(&vault.desk()?, &one.name)?.unwrap_or_default() {
+            context.line(format!("{}  {}", one.name, printable(told.as_bytes(), 500)))?;
+        }
+    }
     vault.observe(context);
     for one in vault.choose(&args.sources)?.iter().filter(|one| one.enrolment.role == Role::Push) {
         let totals = ledger::rebuild(vault.layout.root(), &one.name, one.enrolment.card.verify_key())?;

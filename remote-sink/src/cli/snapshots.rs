@@ -4,17 +4,15 @@ use super::{Context, DONE, table};
 use crate::cli::vault::{Enrolled, Vault};
 use crate::published::Published;
 use crate::report::Failure;
+use crate::retention::vault::RetentionError;
 use crate::store::directory::Root;
-use crate::store::layout::{Layout, parse_file};
-use crate::store::{Name, Shelf};
+use crate::store::layout::{Layout, source_room};
+use crate::store::{Directory, Name, Shelf, names, read_whole};
 use shared::format::receipt::Receipt;
 use shared::format::snapshot::{Body, Head};
 use shared::id::{Lineage, VerifyKey};
 use shared::signature::{Object, Plain, Signed, Verified};
 use shared::wire::Role;
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::Path;
 
 /// The source's own time is shown when it differs from the sink's by more than this.
 const CREATED_SHOWN_SECONDS: i64 = 300;
@@ -95,15 +93,14 @@ pub fn run(args: &SnapshotsArgs, context: &mut Context<'_>) -> Result<u8, Failur
 
 /// All snapshots of a source, by time of receipt.
 pub fn of_source(layout: &Layout, one: &Enrolled, sink: &VerifyKey) -> Result<Vec<Snapshot>, Failure> {
-    let dir = layout.shelf(&one.name, Shelf::Heads);
     let id = one.enrolment.card.source_id();
-    let published = Root::open(layout.root()).and_then(|root| Published::read(&root, &one.name, id));
-    let published = published.unwrap_or(Published::nothing(id));
+    let root = Root::open(layout.root()).map_err(RetentionError::Store)?;
+    let published = Published::read(&root, &one.name, id).unwrap_or(Published::nothing(id));
+    let store = root.room(source_room(&one.name));
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(&dir).map_err(|e| Failure::io("list", &dir, &e))? {
-        let file = entry.map_err(|e| Failure::io("list", &dir, &e))?.file_name();
-        if let Some(Name::Head(lineage, sequence)) = file.to_str().and_then(|file| parse_file(Shelf::Heads, file)) {
-            found.push(snapshot(layout, one, sink, &published, lineage, sequence));
+    for name in names(&store, Shelf::Heads).map_err(RetentionError::Store)? {
+        if let Name::Head(lineage, sequence) = name {
+            found.push(snapshot(&store, one, sink, &published, lineage, sequence));
         }
     }
     found.sort_by_key(|snapshot| (snapshot.received.unwrap_or(i64::MAX), snapshot.lineage, snapshot.sequence));
@@ -111,7 +108,7 @@ pub fn of_source(layout: &Layout, one: &Enrolled, sink: &VerifyKey) -> Result<Ve
 }
 
 fn snapshot(
-    layout: &Layout,
+    store: &Directory,
     one: &Enrolled,
     sink: &VerifyKey,
     published: &Published,
@@ -119,12 +116,12 @@ fn snapshot(
     sequence: u64,
 ) -> Snapshot {
     let key = one.enrolment.card.verify_key();
-    let head =
-        signed::<Head>(&layout.object(&one.name, &Name::Head(lineage, sequence)), key).ok().flatten().filter(|head| {
-            (head.source, head.lineage, head.sequence) == (one.enrolment.card.source_id(), lineage, sequence)
-        });
-    let receipt = signed::<Receipt>(&layout.object(&one.name, &Name::Receipt(lineage, sequence)), sink);
-    let body = head.as_ref().map(|head| (head.body, read::<Body>(&layout.object(&one.name, &Name::Body(head.body)))));
+    let head = signed::<Head>(store, &Name::Head(lineage, sequence), key).ok().flatten().filter(|head| {
+        (head.source, head.lineage, head.sequence) == (one.enrolment.card.source_id(), lineage, sequence)
+    });
+    let receipt = signed::<Receipt>(store, &Name::Receipt(lineage, sequence), sink);
+    let read = |body| read_whole(store, &Name::Body(body), Body::BYTES_MAX);
+    let body = head.as_ref().map(|head| (head.body, read(head.body)));
     let (pages, body_state) = match body {
         Some((digest, Ok(Some(bytes)))) => match Plain::<Body>::parse(&bytes) {
             Ok(body) if body.digest() == digest => (Some(body.pages.len() as u64), State::Ok),
@@ -151,19 +148,8 @@ fn snapshot(
     Snapshot { lineage, sequence, head, received, archives, pages, state }
 }
 
-/// Bytes of a stored object, no more than its kind allows; `None` if there is no such file.
-fn read<T: Object>(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened?,
-    };
-    let mut bytes = Vec::new();
-    file.take(T::BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(Some(bytes))
-}
-
-fn signed<T: Object>(path: &Path, key: &VerifyKey) -> Result<Option<Verified<T>>, ()> {
-    match read::<T>(path) {
+fn signed<T: Object>(store: &Directory, name: &Name, key: &VerifyKey) -> Result<Option<Verified<T>>, ()> {
+    match read_whole(store, name, T::BYTES_MAX) {
         Ok(None) => Ok(None),
         Ok(Some(bytes)) => {
             Signed::<T>::parse(&bytes).ok().and_then(|signed| signed.verify(key).ok()).map(Some).ok_or(())

@@ -10,9 +10,9 @@ use crate::retention::rules::InForce;
 use crate::retention::vault::{RetentionError, Source, View};
 use crate::retention::{history, policy};
 use crate::serve::limits::charge;
-use crate::store::Shelf;
 use crate::store::directory::Root;
-use crate::store::layout::Layout;
+use crate::store::layout::{Layout, source_room};
+use crate::store::{Shelf, pack};
 use shared::id::{Digest, SourceName, VerifyKey};
 use shared::sys::{Clock, SystemClock, durable};
 use shared::wire::Role;
@@ -180,6 +180,17 @@ fn usage(layout: &Layout, name: &SourceName) -> Result<(u64, u64), Failure> {
     for shelf in Shelf::OF_SOURCE {
         let dir = layout.shelf(name, shelf);
         count(&dir, shelf.is_split(), &mut objects, &mut bytes).map_err(|e| Failure::io("count", &dir, &e))?;
+    }
+    let store = Root::open(layout.root()).map_err(RetentionError::Store)?.room(source_room(name));
+    for shelf in pack::SHELVES {
+        for pack in store.packs(shelf, true).map_err(RetentionError::Store)? {
+            let path = layout.pack(name, shelf, pack.number);
+            let told = pack.each(&mut |_, place| {
+                objects += 1;
+                bytes += charge(u64::from(place.bytes));
+            });
+            told.map_err(|e| Failure::io("read", &path, &e))?;
+        }
     }
     Ok((objects, bytes))
 }

@@ -8,6 +8,7 @@ pub mod brakes;
 pub mod condemned;
 pub mod history;
 pub mod observe;
+pub mod packing;
 pub mod policy;
 pub mod reach;
 pub mod rules;
@@ -19,8 +20,10 @@ mod weigh;
 use crate::journal::{Event, ITEMS_MAX, RemovedSnapshot, SourceMemory, Words};
 use crate::ledger;
 use crate::store::layout::Layout;
+use crate::store::{Name, Shelf, names};
 use brakes::{Alarm, Brake, Facts};
 use history::{History, Link, Place};
+use packing::{Packed, Packing};
 use policy::Decision;
 use rules::InForce;
 use rustix::fs::{FlockOperation, flock};
@@ -46,6 +49,7 @@ pub struct Options {
     /// Alarms that the operator has looked into, and what was found.
     pub accept: Vec<Brake>,
     pub reason: String,
+    pub packing: Packing,
     /// How long to wait for a session of a source that could not be pruned for days.
     pub wait: Duration,
 }
@@ -61,6 +65,7 @@ pub struct Outcome {
     /// A session runs: nothing was changed.
     pub busy: bool,
     pub given: Given,
+    pub packed: Packed,
     /// Blocks cannot be freed while something is damaged.
     pub damaged: Option<String>,
 }
@@ -69,6 +74,10 @@ impl Outcome {
     /// Alarms stopped it.
     pub fn is_stopped(&self) -> bool {
         !self.alarms.is_empty()
+    }
+    /// Paths of what is damaged, or not what it should be.
+    pub fn damage(&self) -> impl Iterator<Item = &String> {
+        self.damaged.iter().chain(&self.given.damaged).chain(&self.packed.foreign)
     }
     pub fn removed(&self) -> usize {
         self.decisions.iter().filter(|decision| !decision.is_kept()).count()
@@ -136,14 +145,49 @@ fn prune_stepwise(
         Err(RetentionError::Damaged { path, .. }) => outcome.damaged = Some(path),
         Err(e) => return Err(e),
     }
+    match packing::pack(desk, &source, &outcome.history, options.packing, step) {
+        Ok(packed) => outcome.packed = packed,
+        Err(RetentionError::Damaged { path, .. }) => outcome.damaged = outcome.damaged.or(Some(path)),
+        Err(e) => return Err(e),
+    }
+    let records = forget_records(desk, &source, step)?;
     let (kept, removed) = ((outcome.decisions.len() - outcome.removed()) as u64, outcome.removed() as u64);
     let freed = outcome.given.freed_bytes;
     desk.journal.append(&desk.now, Event::Pruned(name.clone(), kept, removed, freed))?;
     observe::publish(desk, &source)?;
-    if removed > 0 || freed > 0 {
+    if removed > 0 || freed > 0 || records > 0 {
         ledger::rebuild_held(desk.layout.root(), name, &source.key)?;
     }
     Ok(outcome)
+}
+
+/// Makes damaged packs again; what was done, for people. `None`: a session of the source runs.
+pub fn salvage(desk: &Desk, name: &SourceName) -> Result<Option<Vec<String>>, RetentionError> {
+    let source = desk.source(name).ok_or_else(|| RetentionError::NoSuch(name.to_string()))?;
+    let Some(_held) = lock(desk.layout, name)? else { return Ok(None) };
+    let sweeper = sweep::Sweeper { layout: desk.layout, source, step: &|_| Ok(()) };
+    sweeper.clear_leftovers()?;
+    packing::salvage(&sweeper, &desk.sink).map(Some)
+}
+
+/// Session records that are so old say nothing any more: the journal has seen what they brought, the ledger has it.
+const RECORD_SECONDS: i64 = 32 * 86_400;
+
+/// Removes old session records, which are in the ledger before. A crash leaves some of them, and a ledger that is right.
+fn forget_records(desk: &Desk, source: &Source, step: Step) -> Result<u64, RetentionError> {
+    let before = u64::try_from(desk.now.wall.saturating_sub(RECORD_SECONDS)).unwrap_or(0);
+    let is_old = |name: &Name| matches!(name, Name::Record { started, .. } if *started < before);
+    let old: Vec<Name> = names(&source.store, Shelf::Records)?.into_iter().filter(is_old).collect();
+    if old.is_empty() {
+        return Ok(0);
+    }
+    if ledger::fold(desk.layout.root(), &source.name, &source.key, &desk.sink).is_err() {
+        // It is a cache: what the objects say is as good.
+        ledger::rebuild_held(desk.layout.root(), &source.name, &source.key)?;
+    }
+    let sweeper = sweep::Sweeper { layout: desk.layout, source, step };
+    old.iter().try_for_each(|name| sweeper.remove_record(name))?;
+    Ok(old.len() as u64)
 }
 
 /// What the rules and the brakes say.
@@ -168,7 +212,17 @@ fn judge(desk: &Desk, source: &Source, options: &Options, busy: bool) -> Result<
     let mut alarms = facts.judge();
     alarms.retain(|alarm| !options.accept.contains(&alarm.brake));
     let source = source.name.clone();
-    Ok(Outcome { source, rules, history, decisions, alarms, busy, given: Given::default(), damaged: None })
+    Ok(Outcome {
+        source,
+        rules,
+        history,
+        decisions,
+        alarms,
+        busy,
+        given: Given::default(),
+        packed: Packed::default(),
+        damaged: None,
+    })
 }
 
 /// Moves the bodies of what goes to the trash. First the journal, then what sessions say, then the bodies: whatever is

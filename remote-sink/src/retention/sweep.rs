@@ -4,9 +4,10 @@
 use crate::retention::reach::{Bits, Place};
 use crate::retention::vault::{RetentionError, Source, io_error};
 use crate::store::archive::{self, Checked};
-use crate::store::layout::Layout;
-use crate::store::{Name, Stored};
-use rustix::fs::{Mode, OFlags};
+use crate::store::layout::{Layout, pack_file};
+use crate::store::pack::{self, Pack};
+use crate::store::{Name, Shelf, Stored};
+use rustix::fs::{IFlags, Mode, OFlags};
 use shared::codec::{Blob, FormatError};
 use shared::format::{ArchiveLayout, Generation};
 use shared::id::Digest;
@@ -14,7 +15,7 @@ use shared::limits::ALIGN;
 use shared::signature::Plain;
 use shared::sys::durable::{self, sync_dir};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// Mode of objects: nobody writes to them again.
@@ -114,6 +115,83 @@ impl Sweeper<'_> {
         Ok(())
     }
 
+    /// Does the file system refuse to remove anything from this shelf (`chattr +a`)?
+    pub fn is_append_only(&self, shelf: Shelf) -> Result<bool, RetentionError> {
+        let path = self.layout.shelf(&self.source.name, shelf);
+        let dir = File::open(&path).map_err(io_error("open", &path))?;
+        Ok(rustix::fs::ioctl_getflags(dir).is_ok_and(|flags| flags.contains(IFlags::APPEND)))
+    }
+
+    /// Begins a pack; it has no name that anybody reads until it is whole.
+    pub fn begin_pack(&self, shelf: Shelf, number: u64) -> Result<PackWriter, RetentionError> {
+        self.step("before writing a pack")?;
+        let path = self.layout.staging(&self.source.name).join(format!("{}{ENDING}", pack_file(shelf, number)));
+        let file = create(&path).map_err(io_error("create", &path))?;
+        let file = BufWriter::with_capacity(PIECE_BYTES, file);
+        Ok(PackWriter { shelf, number, path, file, at: 0, places: Vec::new() })
+    }
+
+    /// write(index) · fsync · rename(into packs/) · fsync(packs/). A crash before the rename leaves a file that the next
+    /// run clears; after it, a pack of objects that are elsewhere too.
+    pub fn finish_pack(&self, writer: PackWriter) -> Result<(), RetentionError> {
+        let dir = self.layout.packs(&self.source.name);
+        if !dir.is_dir() {
+            // Made by `enroll` since packs are written; a vault of an earlier day gets it here.
+            durable::create_dir_as(&dir, 0o700, durable::Owner::Directory).map_err(io_error("make", &dir))?;
+            let source = self.layout.source(&self.source.name);
+            sync_dir(&source).map_err(io_error("sync", &source))?;
+        }
+        let (shelf, number, temporary) = (writer.shelf, writer.number, writer.path.clone());
+        let expected = writer.finish()?;
+        let file = File::open(&temporary).map_err(io_error("open", &temporary))?;
+        let pack = Pack::open(file, shelf, number).map_err(io_error("read", &temporary))?;
+        if pack.count() != expected {
+            return Err(io_error("write", &temporary)(io::ErrorKind::InvalidData.into()));
+        }
+        let path = self.layout.pack(&self.source.name, shelf, number);
+        self.step("before naming a pack")?;
+        std::fs::rename(&temporary, &path).map_err(io_error("name", &path))?;
+        self.step("after naming a pack")?;
+        sync_dir(&dir).map_err(io_error("sync", &dir))?;
+        self.step("after syncing a pack")
+    }
+
+    /// Loose files of objects that are packed: unlink each · fsync(directory). A crash leaves some of them.
+    pub fn remove_loose(&self, shelf: Shelf, names: &[Name]) -> Result<(), RetentionError> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        for name in names {
+            debug_assert!(crate::store::pack::key(name).is_some());
+            let path = self.layout.object(&self.source.name, name);
+            self.step("before removing a packed object's file")?;
+            std::fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+        let dir = self.layout.shelf(&self.source.name, shelf);
+        self.step("before syncing a shelf")?;
+        sync_dir(&dir).map_err(io_error("sync", &dir))
+    }
+
+    /// A pack whose objects lie in a later one.
+    pub fn remove_pack(&self, path: &Path) -> Result<(), RetentionError> {
+        self.remove(path)
+    }
+
+    /// A damaged pack, made again from what could be read of it.
+    pub fn set_pack_aside(&self, path: &Path) -> Result<(), RetentionError> {
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(".damaged");
+        std::fs::rename(path, &aside).map_err(io_error("rename", path))?;
+        let dir = path.parent().unwrap_or(Path::new("."));
+        sync_dir(dir).map_err(io_error("sync", dir))
+    }
+
+    /// A session's record whose content is in the ledger, and long past.
+    pub fn remove_record(&self, name: &Name) -> Result<(), RetentionError> {
+        debug_assert!(matches!(name, Name::Record { .. }));
+        self.remove(&self.layout.object(&self.source.name, name))
+    }
+
     /// Writes an archive again as a generation with these parts alone, each checked against its signed hash on the way.
     ///
     /// create(staging) · copy · fsync — a crash leaves the archive as it was, and a file that the next run clears.
@@ -154,10 +232,7 @@ impl Sweeper<'_> {
     ) -> Result<Option<u64>, RetentionError> {
         let io = |error| io_error("write", temporary)(error);
         let head = generation_header(present)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let fd = rustix::fs::open(temporary, flags, Mode::from_raw_mode(OBJECT_MODE)).map_err(|e| io(e.into()))?;
-        let mut file = File::from(fd);
-        durable::give(&file, &self.layout.staging(&self.source.name), durable::Owner::Directory).map_err(io)?;
+        let mut file = create(temporary).map_err(io)?;
         file.write_all(&head).map_err(io)?;
         file.write_all(found.layout.region.as_bytes()).map_err(io)?;
         for (at, place) in found.layout.parts(&found.index).into_iter().enumerate() {
@@ -173,6 +248,49 @@ impl Sweeper<'_> {
         let whole = (0..found.index.parts.len()).all(|part| !present.has(part) || layout.holds(part));
         let fits = layout.fits(&found.index).is_ok() && layout.file_bytes(&found.index) == length;
         Ok((whole && fits).then_some(length))
+    }
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(OBJECT_MODE))?);
+    durable::give(&file, path.parent().unwrap_or(path), durable::Owner::Directory)?;
+    Ok(file)
+}
+
+/// A pack on its way: objects one behind the other; their index comes at the end.
+pub struct PackWriter {
+    shelf: Shelf,
+    number: u64,
+    path: PathBuf,
+    file: BufWriter<File>,
+    at: u64,
+    places: Vec<pack::Place>,
+}
+
+impl PackWriter {
+    pub fn add(&mut self, key: pack::Key, bytes: &[u8], appeared: i64) -> Result<(), RetentionError> {
+        let length = u32::try_from(bytes.len()).map_err(|_| FormatError::Length)?;
+        self.file.write_all(bytes).map_err(io_error("write", &self.path))?;
+        self.places.push(pack::Place { key, offset: self.at, bytes: length, appeared });
+        self.at += u64::from(length);
+        Ok(())
+    }
+
+    /// The number of its objects.
+    fn finish(mut self) -> Result<u64, RetentionError> {
+        let places = crate::retention::packing::index(self.places);
+        let mut hasher = blake3::Hasher::new();
+        for place in &places {
+            let bytes = place.encode();
+            hasher.update(&bytes);
+            self.file.write_all(&bytes).map_err(io_error("write", &self.path))?;
+        }
+        let count = places.len() as u64;
+        let footer = pack::footer(self.shelf, count, self.at, &hasher.finalize());
+        let done = self.file.write_all(&footer).and_then(|()| self.file.flush());
+        done.and_then(|()| self.file.get_ref().sync_all()).map_err(io_error("write", &self.path))?;
+        Ok(count)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Retention on vaults in temporary directories, with clocks that the tests set.
 
 mod heal;
+mod packs;
 
 use super::*;
 use crate::config::Config;

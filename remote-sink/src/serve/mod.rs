@@ -16,7 +16,7 @@ mod tests;
 use crate::confine::{self, ConfineError, Reach, Staging};
 use crate::ledger::Known;
 use crate::store::directory::{self, Root};
-use crate::store::layout::{Layout, owner_room, shelf_dir, source_room};
+use crate::store::layout::{Layout, owner_room, packs_dir, shelf_dir, source_room};
 use crate::store::{Shelf, StoreError};
 use committer::access::Vault;
 use committer::{Start, access};
@@ -113,6 +113,7 @@ fn reach(vault: &Vault) -> Result<Reach, StoreError> {
     for source in &access.sources {
         let to = if access.role == Role::Push { &mut reach.takes } else { &mut reach.reads };
         to.extend(shelves(&vault.root, &source_room(&source.name), &Shelf::OF_SOURCE)?);
+        reach.reads.extend(dirs(&vault.root, [packs_dir(&source_room(&source.name))])?);
     }
     for owner in access.owners.keys() {
         reach.takes.extend(shelves(&vault.root, &owner_room(owner), &Shelf::OF_OWNER)?);
@@ -120,9 +121,13 @@ fn reach(vault: &Vault) -> Result<Reach, StoreError> {
     Ok(reach)
 }
 
-/// What is not there cannot be reached.
 fn shelves(root: &Root, room: &str, shelves: &[Shelf]) -> Result<Vec<OwnedFd>, StoreError> {
-    let dirs = shelves.iter().map(|shelf| root.open_dir(&shelf_dir(room, *shelf)));
+    dirs(root, shelves.iter().map(|shelf| shelf_dir(room, *shelf)))
+}
+
+/// What is not there cannot be reached.
+fn dirs(root: &Root, paths: impl IntoIterator<Item = String>) -> Result<Vec<OwnedFd>, StoreError> {
+    let dirs = paths.into_iter().map(|path| root.open_dir(&path));
     dirs.filter(|dir| !matches!(dir, Err(e) if e.error.kind() == io::ErrorKind::NotFound)).collect()
 }
 

@@ -2,9 +2,11 @@
 //! for writing is one without a name (or, where the file system has none, one in `staging/`).
 
 use crate::store::layout::{self, object_dir, object_file, object_path};
+use crate::store::pack::{self, Pack, Packs};
 use crate::store::{Entry, Free, Name, Placed, Shelf, Staged, Store, StoreError, Stored};
 use rustix::fs::{Advice, AtFlags, CWD, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::num::NonZeroU64;
@@ -29,6 +31,7 @@ pub struct Directory {
     root: Arc<OwnedFd>,
     room: Arc<str>,
     staging: Option<Arc<OwnedFd>>,
+    packs: Arc<Packs>,
 }
 
 /// The vault's root, opened once; everything else is opened relative to it.
@@ -54,12 +57,13 @@ impl Root {
 
     /// A room that is only read.
     pub fn room(&self, room: String) -> Directory {
-        Directory { root: Arc::clone(&self.0), room: room.into(), staging: None }
+        Directory { root: Arc::clone(&self.0), room: room.into(), staging: None, packs: Arc::default() }
     }
 
     /// A room that takes new objects, staged in this directory below the root.
     pub fn writable_room(&self, room: String, staging: &Arc<OwnedFd>) -> Directory {
-        Directory { root: Arc::clone(&self.0), room: room.into(), staging: Some(Arc::clone(staging)) }
+        let staging = Some(Arc::clone(staging));
+        Directory { root: Arc::clone(&self.0), room: room.into(), staging, packs: Arc::default() }
     }
 }
 
@@ -127,10 +131,11 @@ impl Staged for StagedFile {
     }
 }
 
-/// An object's file.
+/// An object's file, or its part of a pack.
 #[derive(Debug)]
 pub struct StoredFile {
-    file: File,
+    file: Arc<File>,
+    start: u64,
     bytes: u64,
     changed: i64,
     path: String,
@@ -151,11 +156,12 @@ impl Stored for StoredFile {
         self.changed
     }
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
-        self.file.read_exact_at(buffer, offset).map_err(|error| StoreError {
-            action: "read",
-            path: self.path.clone(),
-            error,
-        })
+        let failed = |error| StoreError { action: "read", path: self.path.clone(), error };
+        // A pack goes on behind its object.
+        if offset.checked_add(buffer.len() as u64).is_none_or(|end| end > self.bytes) {
+            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.file.read_exact_at(buffer, self.start + offset).map_err(failed)
     }
 }
 
@@ -170,6 +176,61 @@ impl Directory {
             path: self.room.to_string(),
             error: io::ErrorKind::ReadOnlyFilesystem.into(),
         })
+    }
+
+    /// The packs of a shelf; a room without any has no directory of them.
+    pub fn packs(&self, shelf: Shelf, fresh: bool) -> Result<Vec<Arc<Pack>>, StoreError> {
+        let path = format!("{}/{}", self.room, layout::PACKS);
+        let dir = || match open_dir(&self.root, &path) {
+            Err(e) if e.error.kind() == io::ErrorKind::NotFound => Ok(None),
+            dir => dir.map(Some),
+        };
+        let packs = self.packs.of(&dir, shelf, fresh);
+        packs.map_err(|e| StoreError { path: format!("{}/{}", self.room, e.path), ..e })
+    }
+
+    /// An object in a pack.
+    pub fn packed(&self, name: &Name, fresh: bool) -> Result<Option<StoredFile>, StoreError> {
+        let Some(key) = pack::key(name) else { return Ok(None) };
+        let path = self.path(name);
+        for pack in self.packs(name.shelf(), fresh)? {
+            let found = pack.find(&key);
+            let found = found.map_err(|error| StoreError { action: "read", path: path.clone(), error })?;
+            if let Some(place) = found {
+                let (file, start, bytes) = (Arc::clone(pack.file()), place.offset, u64::from(place.bytes));
+                return Ok(Some(StoredFile { file, start, bytes, changed: place.appeared, path }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// An object in a file of its own.
+    pub fn loose(&self, name: &Name) -> Result<Option<StoredFile>, StoreError> {
+        let path = self.path(name);
+        let Some(file) = open_file(&self.root, &path)? else { return Ok(None) };
+        let stat = rustix::fs::fstat(&file).map_err(failed("stat", path.as_str()))?;
+        let bytes = u64::try_from(stat.st_size).unwrap_or(0);
+        Ok(Some(StoredFile { file: Arc::new(file), start: 0, bytes, changed: stat.st_ctime, path }))
+    }
+
+    /// Objects in files of their own, and files that are none.
+    pub fn list_loose(&self, shelf: Shelf, visit: &mut dyn FnMut(Entry)) -> Result<(), StoreError> {
+        let mut dirs = vec![shelf.dir().to_owned()];
+        if shelf.is_split() {
+            dirs = (0..=255u8).map(|byte| format!("{}/{byte:02x}", shelf.dir())).collect();
+            self.list_dir(shelf.dir(), &mut |file, is_dir| {
+                if !is_dir || shared::text::from_hex::<1>(file).is_none() {
+                    visit(Entry::Foreign(format!("{}/{file}", shelf.dir())));
+                }
+            })?;
+        }
+        for dir in dirs {
+            self.list_dir(&dir, &mut |file, _| {
+                let name = layout::parse_file(shelf, file).filter(|name| object_dir(name) == dir);
+                visit(name.map_or_else(|| Entry::Foreign(format!("{dir}/{file}")), Entry::Object));
+            })?;
+        }
+        Ok(())
     }
 
     fn list_dir(&self, dir: &str, visit: &mut dyn FnMut(&str, bool)) -> Result<(), StoreError> {
@@ -220,6 +281,9 @@ impl Store for Directory {
     /// fsync(file) · linkat (refuses an existing name) · close · fsync(directory)
     fn put_new(&self, name: &Name, staged: StagedFile) -> Result<Placed, StoreError> {
         let path = self.path(name);
+        if self.packed(name, true)?.is_some() {
+            return Ok(Placed::Existed);
+        }
         let dir = open_dir(&self.root, &format!("{}/{}", self.room, object_dir(name)))?;
         staged.file.sync_all().map_err(|error| StoreError { action: "sync", path: path.clone(), error })?;
         // A crash before the link leaves nothing; after it, the whole object, as its data is on the disk already.
@@ -241,29 +305,38 @@ impl Store for Directory {
         Ok(placed)
     }
 
+    /// Packed, else loose; in neither, it may have been packed just now.
     fn get(&self, name: &Name) -> Result<Option<StoredFile>, StoreError> {
-        let path = self.path(name);
-        let Some(file) = open_file(&self.root, &path)? else { return Ok(None) };
-        let stat = rustix::fs::fstat(&file).map_err(failed("stat", path.as_str()))?;
-        let bytes = u64::try_from(stat.st_size).unwrap_or(0);
-        Ok(Some(StoredFile { file, bytes, changed: stat.st_ctime, path }))
+        if let Some(found) = self.packed(name, false)? {
+            return Ok(Some(found));
+        }
+        match self.loose(name)? {
+            None => self.packed(name, true),
+            found => Ok(found),
+        }
     }
 
+    /// Loose objects first: one that is packed meanwhile is seen twice, and then told once.
     fn list(&self, shelf: Shelf, visit: &mut dyn FnMut(Entry)) -> Result<(), StoreError> {
-        let mut dirs = vec![shelf.dir().to_owned()];
-        if shelf.is_split() {
-            dirs = (0..=255u8).map(|byte| format!("{}/{byte:02x}", shelf.dir())).collect();
-            self.list_dir(shelf.dir(), &mut |file, is_dir| {
-                if !is_dir || shared::text::from_hex::<1>(file).is_none() {
-                    visit(Entry::Foreign(format!("{}/{file}", shelf.dir())));
-                }
-            })?;
+        if pack::letter(shelf).is_none() || self.packs(shelf, true)?.is_empty() {
+            return self.list_loose(shelf, visit);
         }
-        for dir in dirs {
-            self.list_dir(&dir, &mut |file, _| {
-                let name = layout::parse_file(shelf, file).filter(|name| object_dir(name) == dir);
-                visit(name.map_or_else(|| Entry::Foreign(format!("{dir}/{file}")), Entry::Object));
-            })?;
+        let mut loose = HashSet::new();
+        self.list_loose(shelf, &mut |entry| {
+            if let Entry::Object(name) = &entry {
+                loose.insert(*name);
+            }
+            visit(entry);
+        })?;
+        let packs = self.packs(shelf, true)?;
+        for (at, one) in packs.iter().enumerate() {
+            let path = || format!("{}/{}/{}", self.room, layout::PACKS, layout::pack_file(shelf, one.number));
+            let told = pack::each_alone(one, &packs[at + 1..], &mut |name| {
+                if !loose.contains(&name) {
+                    visit(Entry::Object(name));
+                }
+            });
+            told.map_err(|error| StoreError { action: "read", path: path(), error })?;
         }
         Ok(())
     }

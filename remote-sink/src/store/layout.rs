@@ -50,6 +50,14 @@ impl Layout {
     pub fn trash(&self, name: &SourceName) -> PathBuf {
         self.source(name).join("trash")
     }
+    /// Where packed objects of a source lie.
+    pub fn packs(&self, name: &SourceName) -> PathBuf {
+        self.source(name).join(PACKS)
+    }
+    /// A pack of a source.
+    pub fn pack(&self, name: &SourceName, shelf: Shelf, number: u64) -> PathBuf {
+        self.packs(name).join(pack_file(shelf, number))
+    }
     /// A shelf of a source.
     pub fn shelf(&self, name: &SourceName, shelf: Shelf) -> PathBuf {
         self.source(name).join(shelf.dir())
@@ -129,7 +137,7 @@ impl Layout {
         for shelf in Shelf::OF_SOURCE {
             create_shelf(&source, shelf)?;
         }
-        for dir in [self.staging(name), self.trash(name)] {
+        for dir in [self.staging(name), self.trash(name), self.packs(name)] {
             durable::create_dir_as(&dir, VAULT_DIR, Owner::Directory)?;
         }
         let lock = self.lock(name);
@@ -162,6 +170,22 @@ fn create_shelf(room: &Path, shelf: Shelf) -> io::Result<()> {
         }
     }
     durable::sync_dir(&dir)
+}
+
+/// Where packed objects lie within a source's room.
+pub const PACKS: &str = "packs";
+
+/// A pack's file: its shelf and a rising number.
+pub fn pack_file(shelf: Shelf, number: u64) -> String {
+    format!("{}-{number:016x}", shelf.dir())
+}
+
+/// Reads what [`pack_file`] wrote.
+pub fn pack_number(file: &str) -> Option<(Shelf, u64)> {
+    let (shelf, number) = file.split_once('-')?;
+    let shelf = crate::store::pack::SHELVES.into_iter().find(|known| known.dir() == shelf)?;
+    let number = u64::from_str_radix(number, 16).ok()?;
+    (pack_file(shelf, number) == file).then_some((shelf, number))
 }
 
 /// A source's directory, relative to the root.
@@ -205,6 +229,11 @@ impl Shelf {
 /// A shelf's directory, relative to the root.
 pub fn shelf_dir(room: &str, shelf: Shelf) -> String {
     format!("{room}/{}", shelf.dir())
+}
+
+/// The directory of a source's packs, relative to the root.
+pub fn packs_dir(room: &str) -> String {
+    format!("{room}/{PACKS}")
 }
 
 /// The directory of an object, relative to its room.

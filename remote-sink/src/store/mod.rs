@@ -6,6 +6,7 @@ pub mod directory;
 pub mod fake;
 pub mod layout;
 pub mod lease;
+pub mod pack;
 
 pub use directory::Directory;
 use shared::id::{ArchiveNumber, Digest, Lineage, SessionId};

@@ -163,11 +163,9 @@ impl Archives {
     /// Why a page's entry cannot be read back; `None` if it can.
     pub fn lacks(&self, lineage: &Lineage, entry: &PageEntry) -> Option<Lack> {
         let is_healed = |block: u32| self.healed.has(lineage, entry.number, entry.id, block);
-        let named = || (0..entry.blocks_named()).filter(|block| entry.is_live(*block));
-        let unless_healed = |lack| (!named().all(is_healed)).then_some(lack);
-        let Some(facts) = self.facts.get(&(*lineage, entry.number)) else { return unless_healed(Lack::Missing) };
+        let Some(facts) = self.facts.get(&(*lineage, entry.number)) else { return Some(Lack::Missing) };
         if facts.id != entry.id {
-            return unless_healed(Lack::Other);
+            return Some(Lack::Other);
         }
         if entry.blocks_named() > facts.blocks {
             return Some(Lack::Beyond);

@@ -1,5 +1,6 @@
 //! Blocks that are damaged or gone and whose content lies in others: by substitute records (docs/format.md, section
-//! 14) whose right blocks are all here and sound. That they hold the same chunks only a reader with keys can see.
+//! 14) whose right blocks are all here and sound. That they hold the same chunks only a reader with keys can see. An
+//! archive that is gone as a whole stays a finding.
 
 use crate::serve::check::verify_any;
 use crate::store::{Name, Shelf, names, read_whole};

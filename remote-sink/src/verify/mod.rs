@@ -13,7 +13,7 @@ use crate::published::Published;
 use crate::serve::check::verify_any;
 use crate::store::directory::Root;
 use crate::store::layout::{Layout, object_path, source_room};
-use crate::store::{Directory, Entry, Name, Shelf, Store, StoreError, Stored, read_whole};
+use crate::store::{Directory, Entry, Name, Shelf, Store, StoreError, Stored, pack, read_whole};
 use archives::{Archives, Reading};
 use shared::format::{Body, Envelope, Page, Substitute};
 use shared::id::{ArchiveNumber, Lineage, SourceId, SourceName, VerifyKey};
@@ -260,10 +260,21 @@ fn judge_source(judged: &Judged, reading: &Reading, report: &mut SourceReport) -
 
 fn list(store: &Directory, shelf: Shelf, report: &mut SourceReport) -> Result<Vec<Name>, VerifyError> {
     let mut names = Vec::new();
-    store.list(shelf, &mut |entry| match entry {
+    let listed = store.list(shelf, &mut |entry| match entry {
         Entry::Object(name) => names.push(name),
         Entry::Foreign(path) => report.foreign(path),
-    })?;
+    });
+    let listed = listed.and_then(|()| pack::duplicates(store, shelf));
+    match listed {
+        Ok(found) => {
+            for (name, _) in found.iter().filter(|(_, same)| !same) {
+                report.find(*name, "it is packed, and a file of its name has other bytes: nobody reads that file");
+            }
+        }
+        // A damaged pack: what it holds cannot be told.
+        Err(e) if e.is_damage() => report.find_path(None, e.path.clone(), e.to_string()),
+        Err(e) => return Err(e.into()),
+    }
     names.sort_by_cached_key(object_path);
     Ok(names)
 }

@@ -230,6 +230,8 @@ fn what_remains(judge: &Judge, scene: &Scene) {
     let shelf = scene.own.parent().expect("a shelf");
     let fd = judge.works("stage", open(staging(scene), libc::O_WRONLY | libc::O_TMPFILE)).unwrap_or(-1);
     let from = PathBuf::from(format!("/proc/self/fd/{fd}"));
+    let packs = shelf.with_file_name("packs");
+    judge.refused("a pack", link(&from, &packs.join("heads-0000000000000000"), libc::AT_SYMLINK_FOLLOW), EITHER_LINK);
     judge.works("any name", link(&from, &shelf.join("junk"), libc::AT_SYMLINK_FOLLOW));
     judge.works("write on in an own upload", call(libc::SYS_write, [fd, attacks::zeros(), 8]));
     judge.works("a second name", link(&shelf.join("junk"), &shelf.join("second"), libc::AT_SYMLINK_FOLLOW));

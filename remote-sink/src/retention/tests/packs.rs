@@ -1,0 +1,234 @@
+//! Packing: whatever is packed is read, listed and refused like before, and a crash loses nothing.
+
+use super::*;
+use crate::ledger;
+use crate::store::pack::SHELVES;
+use crate::store::{Directory, Placed, Shelf, Staged, Store, names, read_whole};
+use std::collections::BTreeMap;
+
+const PACKING: Packing = Packing { least: 5, packs: 2, loose: 3 };
+
+fn options() -> Options {
+    Options { packing: PACKING, ..Options::default() }
+}
+
+/// So many snapshots, each of a session of its own, none of which goes.
+fn long(count: u64) -> World {
+    let mut world = World::new("keep-last = 1000");
+    world.observe();
+    more(&mut world, count);
+    world
+}
+
+fn more(world: &mut World, count: u64) {
+    let made = world.archive(1);
+    for _ in 0..count {
+        world.now += DAY;
+        let salt = Salt::random();
+        world.envelope = sign(Envelope { salt, ..(*world.envelope).clone() }, &world.key).unwrap();
+        let session = SessionId::new(*world.envelope.digest().as_bytes());
+        world.put(Name::Envelope(session), world.envelope.as_bytes());
+        world.commit(&[(made, 1)], 0, 0);
+    }
+    world.observe();
+}
+
+fn store(world: &World) -> Directory {
+    Root::open(world.layout.root()).unwrap().room(source_room(&name()))
+}
+
+/// Every object that may be packed, as a reader finds it.
+fn all_objects(world: &World) -> BTreeMap<String, Vec<u8>> {
+    let store = store(world);
+    let read = |shelf| {
+        let names = names(&store, shelf).unwrap();
+        let read = |name: Name| (object_path(&name), read_whole(&store, &name, 1 << 20).unwrap().unwrap());
+        names.into_iter().map(read).collect::<Vec<_>>()
+    };
+    let all: Vec<_> = SHELVES.into_iter().flat_map(read).collect();
+    let count = all.len();
+    let all: BTreeMap<_, _> = all.into_iter().collect();
+    assert_eq!(all.len(), count, "each is told once");
+    all
+}
+
+fn loose(world: &World, shelf: Shelf) -> usize {
+    std::fs::read_dir(world.layout.shelf(&name(), shelf)).unwrap().count()
+}
+
+fn packs(world: &World) -> usize {
+    std::fs::read_dir(world.layout.packs(&name())).unwrap().count()
+}
+
+use crate::store::layout::object_path;
+
+#[test]
+fn what_is_packed_is_read_listed_and_refused_like_before() {
+    let mut world = long(12);
+    let before = all_objects(&world);
+    let charged = ledger::rebuild(world.layout.root(), &name(), &world.key.verify_key()).unwrap();
+    let outcome = world.prune(&options());
+    // Ten heads and receipts are old enough, thirteen envelopes are there.
+    assert_eq!((outcome.packed.objects, outcome.damage().count()), (9 + 9 + 13, 0));
+    assert_eq!((loose(&world, Shelf::Heads), loose(&world, Shelf::Receipts), packs(&world)), (3, 3, 3));
+    assert_eq!(loose(&world, Shelf::Envelopes), 0);
+    assert_eq!(all_objects(&world), before);
+    world.is_whole("packed");
+    assert_eq!(ledger::rebuild(world.layout.root(), &name(), &world.key.verify_key()).unwrap(), charged);
+    // A session cannot take a packed name again.
+    let root = Root::open(world.layout.root()).unwrap();
+    let staging = Arc::new(root.open_dir(&format!("{}/staging", source_room(&name()))).unwrap());
+    let room = root.writable_room(source_room(&name()), &staging);
+    let mut staged = room.stage().unwrap();
+    staged.append(b"another head").unwrap();
+    assert_eq!(room.put_new(&Name::Head(world.lineage, 2), staged).unwrap(), Placed::Existed);
+    assert_eq!(loose(&world, Shelf::Heads), 3);
+    // Few are not worth a pack; the third pack of a shelf makes one of all.
+    assert_eq!(world.prune(&options()).packed, Packed::default());
+    for _ in 0..2 {
+        more(&mut world, 6);
+        world.prune(&options());
+        world.is_whole("packed again");
+    }
+    assert_eq!((packs(&world), loose(&world, Shelf::Heads)), (3, 3));
+    let after = all_objects(&world);
+    assert!(before.iter().all(|(path, bytes)| after.get(path) == Some(bytes)) && after.len() == before.len() + 36);
+    let desk = world.desk();
+    let history = history::read(desk.view(), &desk.sources[0]).unwrap();
+    assert!(history.is_whole() && history.links.len() == 24);
+}
+
+#[test]
+fn a_reader_that_knew_the_loose_files_finds_the_packed_ones() {
+    let world = long(12);
+    let reader = store(&world);
+    assert!(reader.get(&Name::Head(world.lineage, 1)).unwrap().is_some());
+    world.prune(&options());
+    assert!(reader.get(&Name::Head(world.lineage, 1)).unwrap().is_some());
+    assert!(reader.get(&Name::Head(world.lineage, 99)).unwrap().is_none());
+    assert_eq!(names(&reader, Shelf::Heads).unwrap().len(), 12);
+}
+
+#[test]
+fn a_crash_at_any_step_of_packing_loses_nothing() {
+    let mut stops = 0;
+    for again in [false, true] {
+        for nth in 0.. {
+            let mut world = long(9);
+            if again {
+                world.prune(&options());
+                more(&mut world, 6);
+                world.prune(&options());
+                more(&mut world, 6);
+            }
+            let before = all_objects(&world);
+            let count = Cell::new(0);
+            let step = |what: &'static str| {
+                count.set(count.get() + 1);
+                if count.get() > nth { Err(io::Error::other(what)) } else { Ok(()) }
+            };
+            let crashed = prune_stepwise(&mut world.desk(), &name(), &options(), &step).is_err();
+            assert_eq!(all_objects(&world), before, "step {nth}");
+            if nth % 5 == 0 {
+                world.is_whole(&format!("crash at step {nth}"));
+            }
+            world.prune(&options());
+            assert_eq!(all_objects(&world), before, "after step {nth}");
+            assert_eq!((loose(&world, Shelf::Heads), packs(&world)), (3, 3), "after step {nth}");
+            assert!(std::fs::read_dir(world.layout.staging(&name())).unwrap().next().is_none());
+            if !crashed {
+                break;
+            }
+            stops += 1;
+        }
+    }
+    assert!(stops > 30, "{stops} steps were tried");
+}
+
+#[test]
+fn a_file_with_the_name_of_a_packed_head_is_read_by_nobody() {
+    let world = long(12);
+    world.prune(&options());
+    let before = all_objects(&world);
+    // As injected code in a session could: the name is free again.
+    let path = world.layout.object(&name(), &Name::Head(world.lineage, 2));
+    std::fs::write(&path, b"something else").unwrap();
+    assert_eq!(all_objects(&world), before);
+    let report = verify(world.layout.root(), &VerifyOptions::default(), &FixedClock::at(world.now)).unwrap();
+    assert_eq!(report.sources[0].damage_total, 1, "{:?}", report.sources[0].damage);
+    let outcome = world.prune(&options());
+    assert_eq!(outcome.damage().count(), 1);
+    assert!(path.exists(), "it is evidence");
+}
+
+#[test]
+fn a_damaged_index_is_made_again_from_the_objects() {
+    for (what, lost) in [("footer", 0), ("index", 0), ("cut", 0), ("object", 1)] {
+        let world = long(12);
+        world.prune(&options());
+        let before = all_objects(&world);
+        let path = world.layout.pack(&name(), Shelf::Heads, 0);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let length = bytes.len();
+        match what {
+            "footer" => bytes[length - 70] ^= 1,
+            "index" => bytes[length - 96 - 52] ^= 1,
+            "cut" => bytes.truncate(length - 40),
+            // The index too: else only this object is damaged, and the others are read as before.
+            _ => {
+                bytes[200] ^= 1;
+                bytes[length - 1] ^= 1;
+            }
+        }
+        durable::replace(&path, &bytes, 0o440).unwrap();
+        let error = names(&store(&world), Shelf::Heads).unwrap_err();
+        assert!(error.is_damage(), "{what}: nothing is taken for missing: {error}");
+        let report = verify(world.layout.root(), &VerifyOptions::default(), &FixedClock::at(world.now)).unwrap();
+        assert!(!report.is_ok(), "{what}");
+        let told = salvage(&world.desk(), &name()).unwrap().unwrap();
+        assert_eq!(told.len(), 1, "{what}: {told:?}");
+        let after = all_objects(&world);
+        assert_eq!(after.len(), before.len() - lost, "{what}");
+        assert!(after.iter().all(|(path, bytes)| before.get(path) == Some(bytes)), "{what}");
+        let aside = std::fs::read_dir(world.layout.packs(&name())).unwrap();
+        let aside = aside.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with("damaged"));
+        assert_eq!(aside.count(), lost, "{what}");
+        if lost == 0 {
+            world.is_whole(what);
+            assert!(!world.prune(&options()).is_stopped());
+        } else {
+            assert_eq!(world.prune(&options()).alarms[0].brake, Brake::Rollback);
+        }
+        assert!(salvage(&world.desk(), &name()).unwrap().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn old_session_records_go_and_the_ledger_stays_right() {
+    use shared::format::SessionRecord;
+    let mut world = long(2);
+    let record = |world: &World, started: i64| {
+        let record = SessionRecord {
+            source: world.card.source_id(),
+            lineage: None,
+            started,
+            ended: started,
+            archives: List::empty(),
+            heads: List::empty(),
+            objects: 1,
+            bytes: 4096,
+        };
+        let record = sign(record, &world.sink).unwrap();
+        world.put(Name::Record { started: started as u64, random: [7; 8] }, record.as_bytes());
+    };
+    record(&world, world.now);
+    world.prune(&options());
+    assert_eq!(loose(&world, Shelf::Records), 1);
+    world.now += 40 * DAY;
+    record(&world, world.now);
+    world.prune(&options());
+    assert_eq!(loose(&world, Shelf::Records), 1);
+    let (root, key) = (world.layout.root(), world.key.verify_key());
+    let known = ledger::totals(root, &name()).unwrap();
+    assert_eq!(known, Some(ledger::rebuild(root, &name(), &key).unwrap()));
+}
