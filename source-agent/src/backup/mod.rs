@@ -177,7 +177,7 @@ pub struct RemoteReport {
 /// Runs the sets one after another, in one session. A local index that turns out to be damaged is put aside, and the
 /// run begins again, once; but not where standard input was read already.
 pub fn run(env: &mut Env, sets: &[SetPlan]) -> Outcome<Report> {
-    raise_file_limit();
+    crate::open_files::raise();
     let report = run_once(env, sets)?;
     if report.failure.as_ref().is_none_or(|failure| failure.code != index::DAMAGED) {
         return Ok(report);
@@ -195,15 +195,6 @@ pub fn run(env: &mut Env, sets: &[SetPlan]) -> Outcome<Report> {
     let first = report.sets;
     second.sets.splice(0..0, first);
     Ok(second)
-}
-
-/// Directories are kept open on the way down.
-fn raise_file_limit() {
-    let now = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let wanted = now.maximum.unwrap_or(65_536).min(65_536);
-    let more = rustix::process::Rlimit { current: Some(wanted), maximum: now.maximum };
-    // Without it only very deep trees fail, and say so.
-    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, more);
 }
 
 fn run_once(env: &Env, sets: &[SetPlan]) -> Outcome<Report> {

@@ -5,7 +5,11 @@ use crate::crypto::part::{METHOD_STORED, METHOD_ZSTD, PAYLOAD_HEADER, Place};
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit, Nonce, Tag};
 use shared::id::Digest;
 use shared::limits::{ALIGN, BLOCK_BYTES_MAX, TAG_BYTES};
-use std::io::Read;
+use std::cell::RefCell;
+use zstd::zstd_safe::{self, DCtx};
+
+/// How a zstd frame begins (RFC 8878).
+const ZSTD_MAGIC: [u8; 4] = 0xFD2F_B528u32.to_le_bytes();
 
 /// Opens a sealed part in place and returns its payload, decompressed to at most [`BLOCK_BYTES_MAX`] bytes.
 ///
@@ -42,14 +46,22 @@ fn payload(padded: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// One zstd frame, never more than the limit whatever the frame announces.
+thread_local! {
+    /// A context for each thread: to make one takes longer than a small block.
+    static ZSTD: RefCell<Option<DCtx<'static>>> = const { RefCell::new(None) };
+}
+
+/// One zstd frame, never more than the limit whatever the frame announces: the buffer is as large as it says, and
+/// nothing is written beyond.
 fn decompress(frame: &[u8]) -> Option<Vec<u8>> {
-    let announced = zstd::zstd_safe::get_frame_content_size(frame).ok()??;
+    let announced = zstd_safe::get_frame_content_size(frame).ok()??;
     let announced = usize::try_from(announced).ok().filter(|bytes| *bytes <= BLOCK_BYTES_MAX)?;
+    // Not two frames, and not one of those that are skipped.
+    let one = frame.starts_with(&ZSTD_MAGIC) && zstd_safe::find_frame_compressed_size(frame).ok()? == frame.len();
+    if !one {
+        return None;
+    }
     let mut out = Vec::with_capacity(announced);
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(frame).ok()?.single_frame();
-    // A window above 8 MiB is never needed for a block and would cost memory.
-    decoder.window_log_max(23).ok()?;
-    decoder.by_ref().take(announced as u64 + 1).read_to_end(&mut out).ok()?;
-    (out.len() == announced && decoder.finish().is_empty()).then_some(out)
+    ZSTD.with_borrow_mut(|context| context.get_or_insert_with(DCtx::create).decompress(&mut out, frame)).ok()?;
+    (out.len() == announced).then_some(out)
 }

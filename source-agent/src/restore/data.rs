@@ -1,16 +1,18 @@
 //! Content: each wanted block is fetched once in storage order, checked and opened on worker threads, and its chunks
-//! are written where the plan wants them. What fails is sought elsewhere, in further rounds.
+//! are written where the plan wants them. A file gets its metadata and name with its last chunk. What fails is sought
+//! elsewhere, in further rounds.
 
 use crate::crypto::secret::ChunkNamer;
 use crate::progress::Progress;
 use crate::report::{Exit, Failure, Outcome};
 use crate::restore::findings::Findings;
+use crate::restore::metadata::Setter;
 use crate::restore::objects::{Got, PartsWanted, tampered};
 use crate::restore::open::is_chunk;
-use crate::restore::plan::{Plan, Want};
+use crate::restore::plan::{DirId, FileId, Plan, Want, entry_of};
 use crate::restore::reader::{OpenArchive, Reader, open_block};
 use crate::restore::report::LostList;
-use crate::restore::write::Target;
+use crate::restore::write::{OpenDir, Overwrite, Target};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use shared::id::{ArchiveNumber, ChunkId};
@@ -19,13 +21,11 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Archives whose parts are asked for at once.
-const ARCHIVES_AHEAD: usize = 4;
-/// Wants that are taken from the plan at once.
-const WANTS_AT_ONCE: u32 = 4096;
-/// Failed wants that are looked at in one go.
-const FAILED_AT_ONCE: u32 = 4096;
+/// Archives that are asked for in one row: their number, and the memory that their indexes and chunk tables take.
+const ARCHIVES_AHEAD: usize = 32;
+const TABLES_AHEAD_BYTES: usize = 32 << 20;
 /// A chunk is sought in so many places at most.
 const ROUNDS_MAX: u32 = 70;
 /// Worker threads at most: each holds up to three blocks of 8 MiB.
@@ -38,39 +38,45 @@ struct Job {
     sealed: Vec<u8>,
 }
 
+/// Where content goes, and how.
+pub struct Writing<'s> {
+    pub plan: &'s Mutex<Plan>,
+    pub target: &'s Target,
+    pub set: &'s Setter,
+    pub overwrite: Overwrite,
+    /// A file gets its name as soon as it is whole.
+    pub name_at_once: bool,
+    pub base: &'s [u8],
+    pub lost: &'s LostList,
+    pub progress: &'s Progress,
+}
+
 /// What all threads of the stage share.
 struct Stage<'s> {
+    to: &'s Writing<'s>,
     plan: &'s Mutex<Plan>,
-    target: &'s Target,
     namer: ChunkNamer,
-    base: &'s [u8],
-    lost: &'s LostList,
-    progress: &'s Progress,
     round: u32,
+    /// Files that got their names.
+    files: &'s AtomicU64,
     findings: Mutex<Findings>,
     /// Ends the restore: a full disk, a broken temporary database.
     fatal: Mutex<Option<Failure>>,
 }
 
-/// Writes all content that the plan wants; files for which that is impossible are marked lost.
-pub fn write_content(
-    reader: &mut Reader<'_>,
-    plan: &Mutex<Plan>,
-    target: &Target,
-    base: &[u8],
-    lost: &LostList,
-    progress: &Progress,
-) -> Outcome<()> {
-    plan.lock().ready()?;
+/// Writes all content that the plan wants; files for which that is impossible are marked lost. Returns how many files
+/// have their names.
+pub fn write_content(reader: &mut Reader<'_>, to: &Writing<'_>) -> Outcome<u64> {
+    reader.forget_blocks();
+    to.plan.lock().ready()?;
+    let files = AtomicU64::new(0);
     for round in 0..ROUNDS_MAX {
         let stage = Stage {
-            plan,
-            target,
+            to,
+            plan: to.plan,
             namer: reader.namer.clone(),
-            base,
-            lost,
-            progress,
             round,
+            files: &files,
             findings: Mutex::new(Findings::default()),
             fatal: Mutex::new(None),
         };
@@ -81,11 +87,11 @@ pub fn write_content(
             return Err(failure);
         }
         done?;
-        if !relocate(reader, plan, base, lost, round + 1)? {
-            return Ok(());
+        if !relocate(reader, to.plan, to.base, to.lost, round + 1)? {
+            break;
         }
     }
-    Ok(())
+    Ok(files.into_inner())
 }
 
 /// Gives each failed want the next place to try; a file with a want that has none is lost. Says whether there is
@@ -93,7 +99,7 @@ pub fn write_content(
 fn relocate(reader: &mut Reader<'_>, plan: &Mutex<Plan>, base: &[u8], lost: &LostList, round: u32) -> Outcome<bool> {
     let mut again = false;
     loop {
-        let failed = plan.lock().take_failed(FAILED_AT_ONCE)?;
+        let failed = plan.lock().take_failed()?;
         if failed.is_empty() {
             return Ok(again);
         }
@@ -147,7 +153,7 @@ impl Stage<'_> {
     /// One pass over the wanted archives in storage order.
     fn run(&self, reader: &mut Reader<'_>) -> Outcome<()> {
         let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, WORKERS_MAX);
-        let (sender, receiver) = bounded::<Job>(workers + 2);
+        let (sender, receiver) = bounded::<Job>(workers + 4);
         std::thread::scope(|scope| {
             for _ in 0..workers {
                 let receiver = receiver.clone();
@@ -164,11 +170,12 @@ impl Stage<'_> {
     fn fetch(&self, reader: &mut Reader<'_>, jobs: &Sender<Job>) -> Outcome<()> {
         let mut from = 0;
         loop {
-            let mut batch = Vec::new();
-            while batch.len() < ARCHIVES_AHEAD {
+            let (mut batch, mut memory) = (Vec::new(), 0);
+            while batch.len() < ARCHIVES_AHEAD && memory < TABLES_AHEAD_BYTES {
                 let Some(number) = self.plan.lock().next_archive(self.round, from)? else { break };
                 from = number.get() + 1;
                 if let Some(wanted) = self.prepare(reader, number)? {
+                    memory += wanted.0.memory();
                     batch.push(wanted);
                 }
             }
@@ -276,7 +283,7 @@ impl Stage<'_> {
         let mut after = 0;
         loop {
             let plan = self.plan.lock();
-            let wants = plan.wants(self.round, (number, block), after, WANTS_AT_ONCE)?;
+            let wants = plan.wants(self.round, (number, block), after)?;
             let Some(last) = wants.last() else { return Ok(()) };
             after = last.row;
             let rows: Vec<i64> = wants.iter().map(|want| want.row).collect();
@@ -307,12 +314,12 @@ impl Stage<'_> {
             }
         };
         let mut fits: HashMap<ChunkId, bool> = HashMap::new();
-        let mut after = 0;
+        let (mut after, mut near) = (0, None);
         loop {
-            let wants = self.plan.lock().wants(self.round, (number, block), after, WANTS_AT_ONCE)?;
+            let wants = self.plan.lock().wants(self.round, (number, block), after)?;
             let Some(last) = wants.last() else { return Ok(()) };
             after = last.row;
-            let mut failed = Vec::new();
+            let (mut failed, mut done) = (Vec::new(), Vec::new());
             for want in &wants {
                 let content = opened.get(&want.chunk).filter(|content| content.len() == want.bytes as usize);
                 // A chunk that is not here was moved: the hint is old. That is no finding.
@@ -325,26 +332,73 @@ impl Stage<'_> {
                     failed.push(want.row);
                     continue;
                 }
-                self.write(want, content)?;
+                let dir = self.dir(&mut near, want.dir)?;
+                if self.write(&dir, want, content)? {
+                    done.push(want.file);
+                }
             }
-            self.plan.lock().fail(&failed)?;
+            self.files.fetch_add(done.len() as u64, Ordering::Relaxed);
+            self.to.progress.files(done.len() as u64);
+            let plan = self.plan.lock();
+            plan.fail(&failed)?;
+            plan.done(&done)?;
         }
     }
 
-    fn write(&self, want: &Want, content: &[u8]) -> Outcome<()> {
-        let dir = self.target.dir(&self.plan.lock(), want.dir)?;
-        let written = self
-            .target
+    /// The want's directory: mostly that of the want before it.
+    fn dir(&self, near: &mut Option<(DirId, Arc<OpenDir>)>, id: DirId) -> Outcome<Arc<OpenDir>> {
+        if let Some((_, dir)) = near.as_ref().filter(|(at, _)| *at == id) {
+            return Ok(Arc::clone(dir));
+        }
+        let dir = match self.to.target.open_dir(id) {
+            Some(dir) => dir,
+            None => self.to.target.dir(&self.plan.lock(), id)?,
+        };
+        *near = Some((id, Arc::clone(&dir)));
+        Ok(dir)
+    }
+
+    /// Writes a chunk. Says whether the file has its name now.
+    fn write(&self, dir: &OpenDir, want: &Want, content: &[u8]) -> Outcome<bool> {
+        let (done, what) = match &want.last {
+            Some(entry) if self.to.name_at_once && want.is_whole() => {
+                let (entry, Writing { target, overwrite, set, .. }) = (entry_of(entry)?, self.to);
+                let made = target.whole(dir, want.file, &entry, content, *overwrite, set);
+                (made.map(|()| true), "make a file")
+            }
+            _ => (self.piece(dir, want, content)?, "write a file of the target"),
+        };
+        match done {
+            Ok(named) => {
+                self.to.progress.add(content.len() as u64);
+                Ok(named)
+            }
+            Err(error) => {
+                let failure = local_failure(&error, what)?;
+                lose(&mut self.plan.lock(), want.file, self.to.base, self.to.lost, &failure)?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Writes one of several chunks of a file; the last one gives it its name.
+    fn piece(&self, dir: &OpenDir, want: &Want, content: &[u8]) -> Outcome<io::Result<bool>> {
+        let Writing { target, overwrite, set, .. } = self.to;
+        let written = target
             .file(dir.as_fd(), want.file, want.file_bytes)
             .and_then(|file| file.write_all_at(content, want.offset));
-        match written {
-            Ok(()) => {
-                self.progress.add(content.len() as u64);
-                Ok(())
-            }
-            Err(error) => local_failure(&error, "write a file of the target")
-                .map_or_else(Err, |failure| lose(&mut self.plan.lock(), want.file, self.base, self.lost, &failure)),
+        if let Err(error) = written {
+            return Ok(Err(error));
         }
+        let file: FileId = want.file;
+        let row = {
+            let plan = self.plan.lock();
+            if plan.wrote(file)? && self.to.name_at_once { plan.file(file)? } else { None }
+        };
+        Ok(match row {
+            Some(row) => target.publish(dir, file, &row.entry, *overwrite, set).map(|()| true),
+            None => Ok(false),
+        })
     }
 }
 

@@ -11,14 +11,12 @@ use crate::restore::open::is_chunk;
 use crate::restore::plan::{FileRow, Plan, State};
 use crate::restore::reader::Reader;
 use crate::restore::report::Report;
-use crate::restore::write::Target;
+use crate::restore::write::{OpenDir, Target};
 use rustix::fs::{Advice, SeekFrom};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-
-const WANTS_AT_ONCE: u32 = 1024;
 
 struct Finisher<'f, 'r> {
     reader: &'f mut Reader<'r>,
@@ -56,16 +54,21 @@ impl Finisher<'_, '_> {
         if self.options.verify {
             self.plan.ready_by_file()?;
         }
-        for id in 0..self.plan.files() {
+        let mut from = 0;
+        while let Some(row) = self.plan.unfinished(from)? {
             crate::cli::check_interrupted()?;
-            let Some(row) = self.plan.file(id)? else { continue };
+            let id = row.id;
+            from = id + 1;
             let dir = self.target.dir(self.plan, row.dir)?;
             let done = match row.state {
+                State::Done => Ok(()),
                 State::Lost => self.target.discard(dir.as_fd(), id),
                 State::Unchanged => {
-                    self.target.reopen(dir.as_fd(), &row.entry.name).map(|file| self.set.file(file.as_fd(), &row.entry))
+                    let file = self.target.reopen(dir.as_fd(), &row.entry.name);
+                    file.map(|file| self.set.file(file.as_fd(), &row.entry, None))
                 }
-                State::Pending => self.publish(&row, dir.as_fd())?,
+                State::Pending if row.unwritten > 0 => Err(io::Error::other("not all of its content was written")),
+                State::Pending => self.publish(&row, &dir)?,
             };
             if let Err(error) = done {
                 let failure = local_failure(&error, "finish the file")?;
@@ -77,9 +80,11 @@ impl Finisher<'_, '_> {
         Ok(())
     }
 
-    fn publish(&mut self, row: &FileRow, dir: std::os::fd::BorrowedFd<'_>) -> Outcome<Result<(), io::Error>> {
-        if self.options.verify {
-            let file = match self.target.file(dir, row.id, row.entry.size) {
+    /// A file that has no content, or that is to be read again before it gets its name.
+    fn publish(&mut self, row: &FileRow, dir: &OpenDir) -> Outcome<Result<(), io::Error>> {
+        let (overwrite, set) = (self.options.overwrite, self.set);
+        let done = if self.options.verify {
+            let file = match self.target.file(dir.as_fd(), row.id, row.entry.size) {
                 Ok(file) => file,
                 Err(error) => return Ok(Err(error)),
             };
@@ -90,8 +95,10 @@ impl Finisher<'_, '_> {
                     return Ok(Err(io::Error::other("what was read back from the target is not what was written")));
                 }
             }
-        }
-        let done = self.target.publish(dir, row.id, &row.entry, self.options.overwrite, self.set);
+            self.target.publish(dir, row.id, &row.entry, overwrite, set)
+        } else {
+            self.target.whole(dir, row.id, &row.entry, &[], overwrite, set)
+        };
         if done.is_ok() {
             self.report.files += 1;
             self.progress.files(1);
@@ -108,7 +115,7 @@ impl Finisher<'_, '_> {
         let mut at = 0u64;
         let mut buffer = Vec::new();
         loop {
-            let wants = self.plan.wants_of(row.id, at, WANTS_AT_ONCE).map_err(Some)?;
+            let wants = self.plan.wants_of(row.id, at).map_err(Some)?;
             if wants.is_empty() {
                 break;
             }
@@ -130,7 +137,7 @@ impl Finisher<'_, '_> {
     fn links(&mut self) -> Outcome<()> {
         let mut after = 0;
         loop {
-            let links = self.plan.later_links(after, WANTS_AT_ONCE)?;
+            let links = self.plan.later_links(after)?;
             let Some((last, _)) = links.last() else { return Ok(()) };
             after = *last;
             for (_, link) in links {
@@ -186,7 +193,7 @@ impl Finisher<'_, '_> {
             let Some(row) = self.plan.dir(id)? else { continue };
             let Some(entry) = row.entry else { continue };
             match self.target.dir(self.plan, id) {
-                Ok(dir) => self.set.file(dir.as_fd(), &entry),
+                Ok(dir) => self.set.file(dir.as_fd(), &entry, None),
                 Err(failure) => {
                     let path = [&self.start.base[..], b"/", &self.plan.path(id)?].concat();
                     self.report.lost.add(path, &failure);

@@ -29,6 +29,17 @@ impl<K: Hash + Eq + Clone, V: Clone> Lru<K, V> {
         self.items.contains_key(key)
     }
 
+    pub fn remove(&mut self, key: &K) -> Option<V> {
+        let (value, bytes, used) = self.items.remove(key)?;
+        self.bytes -= bytes;
+        self.order.remove(&used);
+        Some(value)
+    }
+
+    pub fn clear(&mut self) {
+        *self = Self::new(self.bytes_max);
+    }
+
     /// Puts a value that takes about so many bytes in; the newest stays even if it is larger than the cache.
     pub fn put(&mut self, key: K, value: V, bytes: usize) {
         self.clock += 1;
@@ -62,5 +73,6 @@ mod tests {
         assert_eq!((cache.get(&1), cache.get(&0), cache.get(&3)), (None, Some(0), Some(3)));
         cache.put(4, 4, 9);
         assert_eq!((cache.get(&0), cache.get(&4)), (None, Some(4)));
+        assert_eq!((cache.remove(&4), cache.remove(&4), cache.bytes), (Some(4), None, 0));
     }
 }

@@ -256,7 +256,7 @@ impl Maker<'_, '_> {
         }
         let leave = existed && self.options.overwrite == Overwrite::Never;
         let id = self.plan.add_dir(parent, &entry.name, identity, Some(entry).filter(|_| !leave))?;
-        self.target.keep_open(id, opened);
+        self.target.keep_open(id, opened, !existed);
         self.report.directories += 1;
         Ok(Some(id))
     }
@@ -279,15 +279,20 @@ impl Maker<'_, '_> {
             self.report.devices_skipped += 1;
             return Ok(());
         }
-        match self.target.look(fd.as_fd(), entry, self.options.overwrite, self.options.delete, false)? {
+        let place = if fd.new {
+            Place::Free
+        } else {
+            self.target.look(fd.as_fd(), entry, self.options.overwrite, self.options.delete, false)?
+        };
+        match place {
             Place::Keep => {
                 self.report.kept += 1;
                 return Ok(());
             }
             Place::Same => {
                 self.report.unchanged += 1;
-                self.plan.add_file(dir, entry, State::Unchanged)?;
-                return Ok(());
+                let file = self.plan.next_file();
+                return self.plan.add_file(file, dir, entry, State::Unchanged, 0);
             }
             Place::Free => {}
         }
@@ -313,7 +318,7 @@ impl Maker<'_, '_> {
 
     fn special(&mut self, dir: DirId, entry: &Entry) -> Outcome<()> {
         let fd = self.target.dir(self.plan, dir)?;
-        let made = self.target.special(fd.as_fd(), entry, self.options.overwrite, self.set);
+        let made = self.target.special(&fd, entry, self.options.overwrite, self.set);
         if let Err(error) = made {
             return Err(local_failure(&error, "create it").unwrap_or_else(|fatal| fatal));
         }
@@ -322,8 +327,10 @@ impl Maker<'_, '_> {
     }
 
     fn file(&mut self, dir: DirId, entry: &Entry, path: &[u8]) -> Outcome<FileId> {
-        let file = self.plan.add_file(dir, entry, State::Pending)?;
-        match self.content(file, entry, path) {
+        let file = self.plan.next_file();
+        let planned = self.content(file, entry, path);
+        self.plan.add_file(file, dir, entry, State::Pending, planned.as_ref().map_or(0, |wants| *wants))?;
+        match planned {
             // A file whose content is not planned whole must not be written at all.
             Err(failure) if is_lost(&failure) => lose(self.plan, file, &self.start.base, &self.report.lost, &failure)?,
             other => {
@@ -334,8 +341,10 @@ impl Maker<'_, '_> {
         Ok(file)
     }
 
-    fn content(&mut self, file: FileId, entry: &Entry, path: &[u8]) -> Outcome<()> {
+    /// Plans the content of a file; returns how many chunks it has.
+    fn content(&mut self, file: FileId, entry: &Entry, path: &[u8]) -> Outcome<u64> {
         let mut extents = Extents::new(entry);
+        let mut wants = 0;
         while let Some((offset, extent)) = extents.next(self.reader)? {
             let Extent::Chunk(mut chunk) = extent else { continue };
             self.extents_left = self.extents_left.checked_sub(1).ok_or_else(|| {
@@ -349,8 +358,9 @@ impl Maker<'_, '_> {
                 (chunk.archive, chunk.block) = (archive, *block);
             }
             self.plan.add_want(file, offset, &chunk)?;
+            wants += 1;
         }
-        Ok(())
+        Ok(wants)
     }
 }
 

@@ -170,10 +170,11 @@ impl Setter {
     }
 
     /// A regular file or a directory, open: owner, attributes, mode, times; in this order, since each takes back some
-    /// of what comes later.
-    pub fn file(&self, file: BorrowedFd<'_>, entry: &Entry) {
+    /// of what comes later. `has` is the owner that it has for certain.
+    pub fn file(&self, file: BorrowedFd<'_>, entry: &Entry, has: Option<(Uid, Gid)>) {
         let owner_set = match self.owner_of(entry) {
             None => false,
+            owner if owner == has => true,
             Some((user, group)) => match rustix::fs::fchown(file, Some(user), Some(group)) {
                 Ok(()) => true,
                 Err(e) => {
@@ -193,9 +194,10 @@ impl Setter {
 
     /// A symbolic link, fifo or device: `node` is opened with O_PATH and O_NOFOLLOW, so that what is set is set on it and
     /// nothing that a link names.
-    pub fn special(&self, node: &File, entry: &Entry, link: bool) {
+    pub fn special(&self, node: &File, entry: &Entry, link: bool, has: Option<(Uid, Gid)>) {
         let owner_set = match self.owner_of(entry) {
             None => false,
+            owner if owner == has => true,
             Some((user, group)) => {
                 match rustix::fs::chownat(node.as_fd(), c"", Some(user), Some(group), AtFlags::EMPTY_PATH) {
                     Ok(()) => true,

@@ -102,7 +102,18 @@ pub fn restore(
     make::make(reader, &start, &mut plan, &target, &set, options, &mut report, seen)?;
     progress.set_total(report.bytes);
     let plan = Mutex::new(plan);
-    data::write_content(reader, &plan, &target, &start.base, &report.lost, progress)?;
+    let writing = data::Writing {
+        plan: &plan,
+        target: &target,
+        set: &set,
+        overwrite: options.overwrite,
+        // Files that are read again get their names at the end.
+        name_at_once: !options.verify,
+        base: &start.base,
+        lost: &report.lost,
+        progress,
+    };
+    report.files += data::write_content(reader, &writing)?;
     let mut plan = plan.into_inner();
     finish::finish(reader, &start, &mut plan, &target, &set, options, &mut report, progress)?;
     report.notes = set.notes();

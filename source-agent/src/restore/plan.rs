@@ -11,6 +11,9 @@ use shared::id::{ArchiveNumber, ChunkId};
 /// Memory for the plan's pages before they go to a file.
 const CACHE_KIB: u32 = 64 << 10;
 
+/// Wants that are taken from the plan at once.
+pub const WANTS_AT_ONCE: u32 = 4096;
+
 /// A directory of the plan; the target itself is number 0.
 pub type DirId = i64;
 /// A file of the plan.
@@ -25,6 +28,8 @@ pub enum State {
     Unchanged = 1,
     /// It cannot be restored.
     Lost = 2,
+    /// It is whole and has its name.
+    Done = 3,
 }
 
 /// A chunk's way into a file.
@@ -37,6 +42,15 @@ pub struct Want {
     pub dir: DirId,
     pub offset: u64,
     pub file_bytes: u64,
+    /// The file's entry, encoded, where nothing else of its content is left to write.
+    pub last: Option<Vec<u8>>,
+}
+
+impl Want {
+    /// Is this chunk all of the file?
+    pub fn is_whole(&self) -> bool {
+        self.offset == 0 && u64::from(self.bytes) == self.file_bytes
+    }
 }
 
 /// A directory as made.
@@ -58,6 +72,8 @@ pub struct FileRow {
     pub dir: DirId,
     pub entry: Entry,
     pub state: State,
+    /// Chunks of it that are not written yet.
+    pub unwritten: u64,
 }
 
 /// A further name of a file or other entry.
@@ -82,7 +98,7 @@ pub struct Plan {
 
 const SCHEMA: &str = "
 CREATE TABLE dirs(id INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name BLOB NOT NULL, dev INTEGER NOT NULL, ino INTEGER NOT NULL, entry BLOB);
-CREATE TABLE files(id INTEGER PRIMARY KEY, dir INTEGER NOT NULL, entry BLOB NOT NULL, bytes INTEGER NOT NULL, state INTEGER NOT NULL);
+CREATE TABLE files(id INTEGER PRIMARY KEY, dir INTEGER NOT NULL, bytes INTEGER NOT NULL, state INTEGER NOT NULL, unwritten INTEGER NOT NULL, entry BLOB NOT NULL);
 CREATE TABLE wants(id INTEGER PRIMARY KEY, archive INTEGER NOT NULL, block INTEGER NOT NULL, chunk BLOB NOT NULL, bytes INTEGER NOT NULL, file INTEGER NOT NULL, offset INTEGER NOT NULL, round INTEGER NOT NULL);
 CREATE TABLE links(fs INTEGER NOT NULL, inode INTEGER NOT NULL, content BLOB NOT NULL, dir INTEGER NOT NULL, name BLOB NOT NULL, file INTEGER, PRIMARY KEY(fs, inode, content)) WITHOUT ROWID;
 CREATE TABLE later(dir INTEGER NOT NULL, name BLOB NOT NULL, first_dir INTEGER NOT NULL, first_name BLOB NOT NULL, file INTEGER);
@@ -97,10 +113,16 @@ fn number(value: u64) -> Outcome<i64> {
     i64::try_from(value).map_err(|_| crate::restore::objects::tampered("plan", format!("{value} is no size of a file")))
 }
 
-fn entry_of(bytes: &[u8]) -> Outcome<Entry> {
+/// An entry of the plan.
+pub fn entry_of(bytes: &[u8]) -> Outcome<Entry> {
     // It was encoded here a moment ago: only the file system of the temporary database can have changed it.
     codec::decode(bytes, bytes.len(), "entry")
         .map_err(|e| Failure::new("temporary", crate::report::Exit::Failed, format!("the temporary database: {e}")))
+}
+
+/// A query for at most [`WANTS_AT_ONCE`] rows. A bound that is a parameter would be planned anew each time.
+fn limited(query: &str) -> String {
+    format!("{query} LIMIT {WANTS_AT_ONCE}")
 }
 
 /// The entry without its content: what metadata needs.
@@ -167,13 +189,36 @@ impl Plan {
         Ok(names.join(&b'/'))
     }
 
-    pub fn add_file(&mut self, dir: DirId, entry: &Entry, state: State) -> Outcome<FileId> {
+    /// The number of a file that is added when it is known how many chunks it has.
+    pub fn next_file(&mut self) -> FileId {
         let id = self.next_file;
         self.next_file += 1;
+        id
+    }
+
+    pub fn add_file(&mut self, id: FileId, dir: DirId, entry: &Entry, state: State, wants: u64) -> Outcome<()> {
         let bytes = number(entry.size)?;
-        let mut insert = self.db.prepare_cached("INSERT INTO files VALUES (?, ?, ?, ?, ?)").map_err(sql)?;
-        insert.execute(params![id, dir, bare(entry), bytes, state as i64]).map_err(sql)?;
-        Ok(id)
+        let mut insert = self.db.prepare_cached("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?)").map_err(sql)?;
+        insert.execute(params![id, dir, bytes, state as i64, number(wants)?, bare(entry)]).map_err(sql)?;
+        Ok(())
+    }
+
+    /// A chunk of the file is written. Says whether it was the last one of a file that is not lost.
+    pub fn wrote(&self, file: FileId) -> Outcome<bool> {
+        let query = "UPDATE files SET unwritten = unwritten - 1 WHERE id = ? AND state = 0 RETURNING unwritten";
+        let mut update = self.db.prepare_cached(query).map_err(sql)?;
+        let left: Option<i64> = update.query_row([file], |row| row.get(0)).optional().map_err(sql)?;
+        Ok(left == Some(0))
+    }
+
+    /// These files are whole and have their names.
+    pub fn done(&self, files: &[FileId]) -> Outcome<()> {
+        let mut update =
+            self.db.prepare_cached("UPDATE files SET state = 3, unwritten = 0 WHERE id = ?").map_err(sql)?;
+        for file in files {
+            update.execute([file]).map_err(sql)?;
+        }
+        Ok(())
     }
 
     pub fn set_lost(&mut self, file: FileId) -> Outcome<bool> {
@@ -183,22 +228,34 @@ impl Plan {
     }
 
     pub fn file(&self, id: FileId) -> Outcome<Option<FileRow>> {
-        let mut select = self.db.prepare_cached("SELECT dir, entry, state FROM files WHERE id = ?").map_err(sql)?;
+        let query = "SELECT id, dir, state, unwritten, entry FROM files WHERE id = ?";
+        self.file_row(query, id)
+    }
+
+    /// The first file from this number on that is not done.
+    pub fn unfinished(&self, from: FileId) -> Outcome<Option<FileRow>> {
+        let query =
+            "SELECT id, dir, state, unwritten, entry FROM files WHERE id >= ? AND state <> 3 ORDER BY id LIMIT 1";
+        self.file_row(query, from)
+    }
+
+    fn file_row(&self, query: &str, id: FileId) -> Outcome<Option<FileRow>> {
+        let mut select = self.db.prepare_cached(query).map_err(sql)?;
         let row = select
-            .query_row([id], |row| Ok((row.get(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, i64>(2)?)))
+            .query_row([id], |row| {
+                let unwritten = row.get::<_, i64>(3)? as u64;
+                Ok((row.get(0)?, row.get(1)?, row.get::<_, i64>(2)?, unwritten, row.get::<_, Vec<u8>>(4)?))
+            })
             .optional()
             .map_err(sql)?;
-        let Some((dir, entry, state)) = row else { return Ok(None) };
+        let Some((id, dir, state, unwritten, entry)) = row else { return Ok(None) };
         let state = match state {
             0 => State::Pending,
             1 => State::Unchanged,
-            _ => State::Lost,
+            2 => State::Lost,
+            _ => State::Done,
         };
-        Ok(Some(FileRow { id, dir, entry: entry_of(&entry)?, state }))
-    }
-
-    pub fn files(&self) -> FileId {
-        self.next_file
+        Ok(Some(FileRow { id, dir, entry: entry_of(&entry)?, state, unwritten }))
     }
 
     pub fn add_want(&mut self, file: FileId, offset: u64, chunk: &ChunkRef) -> Outcome<()> {
@@ -238,13 +295,15 @@ impl Plan {
         rows.collect::<Result<_, _>>().map_err(sql)
     }
 
-    /// Wants of a block behind row `after`, of files that are not lost, at most `limit`.
-    pub fn wants(&self, round: u32, place: (ArchiveNumber, u32), after: i64, limit: u32) -> Outcome<Vec<Want>> {
-        let query =
-            "SELECT w.id, w.chunk, w.bytes, w.file, f.dir, w.offset, f.bytes FROM wants w JOIN files f ON f.id = w.file
-            WHERE w.round = ? AND w.archive = ? AND w.block = ? AND w.id > ? AND f.state = 0 ORDER BY w.id LIMIT ?";
-        let mut select = self.db.prepare_cached(query).map_err(sql)?;
-        let parameters = params![round, place.0.get() as i64, place.1, after, limit];
+    /// Wants of a block behind row `after`, of files that are not lost, at most [`WANTS_AT_ONCE`].
+    pub fn wants(&self, round: u32, place: (ArchiveNumber, u32), after: i64) -> Outcome<Vec<Want>> {
+        let query = limited(
+            "SELECT w.id, w.chunk, w.bytes, w.file, f.dir, w.offset, f.bytes, CASE WHEN f.unwritten = 1 THEN f.entry END
+            FROM wants w JOIN files f ON f.id = w.file
+            WHERE w.round = ? AND w.archive = ? AND w.block = ? AND w.id > ? AND f.state = 0 ORDER BY w.id",
+        );
+        let mut select = self.db.prepare_cached(&query).map_err(sql)?;
+        let parameters = params![round, place.0.get() as i64, place.1, after];
         self.want_rows(&mut select, parameters)
     }
 
@@ -263,18 +322,20 @@ impl Plan {
                 dir: row.get(4)?,
                 offset: row.get::<_, i64>(5)? as u64,
                 file_bytes: row.get::<_, i64>(6)? as u64,
+                last: row.get(7)?,
             })
         });
         rows.map_err(sql)?.collect::<Result<_, _>>().map_err(sql)
     }
 
     /// Wants of files that are written, in the order of files and offsets, for the check afterwards.
-    pub fn wants_of(&self, file: FileId, after: u64, limit: u32) -> Outcome<Vec<Want>> {
-        let query =
-            "SELECT w.id, w.chunk, w.bytes, w.file, f.dir, w.offset, f.bytes FROM wants w JOIN files f ON f.id = w.file
-            WHERE w.file = ? AND w.offset >= ? ORDER BY w.offset LIMIT ?";
-        let mut select = self.db.prepare_cached(query).map_err(sql)?;
-        self.want_rows(&mut select, params![file, after as i64, limit])
+    pub fn wants_of(&self, file: FileId, after: u64) -> Outcome<Vec<Want>> {
+        let query = limited(
+            "SELECT w.id, w.chunk, w.bytes, w.file, f.dir, w.offset, f.bytes, NULL FROM wants w JOIN files f ON f.id = w.file
+            WHERE w.file = ? AND w.offset >= ? ORDER BY w.offset",
+        );
+        let mut select = self.db.prepare_cached(&query).map_err(sql)?;
+        self.want_rows(&mut select, params![file, after as i64])
     }
 
     /// Needed once before [`Plan::wants_of`].
@@ -290,11 +351,13 @@ impl Plan {
         Ok(())
     }
 
-    /// Takes failed wants, at most `limit`: row, chunk with the place that failed, file.
-    pub fn take_failed(&mut self, limit: u32) -> Outcome<Vec<(i64, ChunkRef, FileId)>> {
-        let query = "SELECT f.rowid, w.id, w.chunk, w.bytes, w.archive, w.block, w.file FROM failed f JOIN wants w ON w.id = f.want ORDER BY f.rowid LIMIT ?";
-        let mut select = self.db.prepare_cached(query).map_err(sql)?;
-        let rows = select.query_map([limit], |row| {
+    /// Takes failed wants, at most [`WANTS_AT_ONCE`]: row, chunk with the place that failed, file.
+    pub fn take_failed(&mut self) -> Outcome<Vec<(i64, ChunkRef, FileId)>> {
+        let query = limited(
+            "SELECT f.rowid, w.id, w.chunk, w.bytes, w.archive, w.block, w.file FROM failed f JOIN wants w ON w.id = f.want ORDER BY f.rowid",
+        );
+        let mut select = self.db.prepare_cached(&query).map_err(sql)?;
+        let rows = select.query_map([], |row| {
             let id: [u8; 32] = row.get(2)?;
             let archive = ArchiveNumber::new(row.get::<_, i64>(4)? as u64).unwrap_or(ArchiveNumber::FIRST);
             let chunk = ChunkRef { id: ChunkId::new(id), bytes: row.get(3)?, archive, block: row.get(5)? };
@@ -361,11 +424,11 @@ impl Plan {
     }
 
     /// Later links behind this row.
-    pub fn later_links(&self, after: i64, limit: u32) -> Outcome<Vec<(i64, LinkRow)>> {
+    pub fn later_links(&self, after: i64) -> Outcome<Vec<(i64, LinkRow)>> {
         let query =
-            "SELECT rowid, dir, name, first_dir, first_name, file FROM later WHERE rowid > ? ORDER BY rowid LIMIT ?";
-        let mut select = self.db.prepare_cached(query).map_err(sql)?;
-        let rows = select.query_map(params![after, limit], |row| {
+            limited("SELECT rowid, dir, name, first_dir, first_name, file FROM later WHERE rowid > ? ORDER BY rowid");
+        let mut select = self.db.prepare_cached(&query).map_err(sql)?;
+        let rows = select.query_map([after], |row| {
             let link = LinkRow {
                 dir: row.get(1)?,
                 name: row.get(2)?,

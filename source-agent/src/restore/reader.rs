@@ -36,6 +36,14 @@ pub struct OpenArchive {
     pub table: ChunkTable,
 }
 
+impl OpenArchive {
+    /// Bytes of memory that it takes, about.
+    pub fn memory(&self) -> usize {
+        let table: usize = self.table.blocks.iter().map(|block| 48 * block.len() + 32).sum();
+        self.archive.index.as_bytes().len() * 3 + table
+    }
+}
+
 /// An opened block and where its chunks lie in it.
 pub struct Block {
     content: Vec<u8>,
@@ -208,6 +216,11 @@ impl<'a> Reader<'a> {
         self.also = archives;
     }
 
+    /// Gives back the memory of blocks that were read.
+    pub fn forget_blocks(&mut self) {
+        self.blocks.clear();
+    }
+
     /// A chunk's content, whose id was checked.
     pub fn chunk(&mut self, wanted: &ChunkRef) -> Outcome<Vec<u8>> {
         let mut tried = Vec::new();
@@ -329,9 +342,7 @@ impl<'a> Reader<'a> {
         let Some(id) = self.expected_id(number)? else { return Ok(None) };
         match self.open_archive(number, &id) {
             Ok(open) => {
-                let bytes = open.archive.index.as_bytes().len() * 3
-                    + open.table.blocks.iter().map(|block| 48 * block.len() + 32).sum::<usize>();
-                let open = Arc::new(open);
+                let (bytes, open) = (open.memory(), Arc::new(open));
                 self.archives.put(number.get(), Arc::clone(&open), bytes);
                 Ok(Some(open))
             }

@@ -2,7 +2,7 @@
 //!
 //! Every open goes from an open directory, by one name, without following a link: openat2(RESOLVE_BENEATH |
 //! RESOLVE_NO_SYMLINKS), or openat(O_NOFOLLOW) where the kernel lacks it. A name is checked again just before it is
-//! used. Content is written under a temporary name, `.pawl-partial-…`, which gets the entry's name when it is whole.
+//! used. A file has no name, or a temporary one, `.pawl-partial-…`, until it is whole and has its metadata.
 
 use crate::report::{Exit, Failure, Outcome};
 use crate::restore::lru::Lru;
@@ -12,19 +12,23 @@ use crate::restore::plan::{DirId, DirRow, FileId, Plan};
 use crate::tree::node::is_name;
 use crate::tree::{Entry, EntryKind};
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Uid};
 use rustix::io::Errno;
 use shared::limits::NAME_BYTES_MAX;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
-/// Directories and files that are kept open.
-const OPEN_MAX: usize = 128;
+/// Files that are kept open.
+const OPEN_FILES: usize = 128;
+/// Directories that are kept open, where the limit of open files allows it.
+const OPEN_DIRS_MAX: u64 = 4096;
 /// Directories inside one another that `--delete` goes into.
 const DELETE_DEPTH_MAX: usize = 512;
 
@@ -54,16 +58,51 @@ pub enum Place {
     Same,
 }
 
+/// A directory that is kept open.
+#[derive(Debug)]
+pub struct OpenDir {
+    fd: OwnedFd,
+    /// This restore made it, or saw that it was empty: no name of the snapshot is taken in it.
+    pub new: bool,
+    /// Owner and group that a file gets which is made in it.
+    gives: OnceLock<(Uid, Gid)>,
+}
+
+impl OpenDir {
+    fn new(fd: OwnedFd, new: bool) -> Self {
+        Self { fd, new, gives: OnceLock::new() }
+    }
+
+    /// The owner of a file that was just made in it: the same for each, so that only the first one is looked at.
+    fn owner_of_new(&self, file: &File) -> Option<(Uid, Gid)> {
+        if self.gives.get().is_none() {
+            let stat = rustix::fs::fstat(file).ok()?;
+            return Some(*self.gives.get_or_init(|| (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid))));
+        }
+        self.gives.get().copied()
+    }
+}
+
+impl AsFd for OpenDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// An open directory, its device and inode, and whether it was there before.
 pub type Made = (OwnedFd, (u64, u64), bool);
 
 /// The directory beneath which everything is written.
 pub struct Target {
-    root: Arc<OwnedFd>,
+    root: Arc<OpenDir>,
     pub existed: bool,
     prefix: String,
-    dirs: Mutex<Lru<DirId, Arc<OwnedFd>>>,
+    dirs: Mutex<Lru<DirId, Arc<OpenDir>>>,
     files: Mutex<Lru<FileId, Arc<File>>>,
+    /// The file system, or the kernel, has no files without a name.
+    named_only: AtomicBool,
+    /// An open file gets its name by way of /proc.
+    by_proc: AtomicBool,
 }
 
 /// One name, safe to use from an open directory.
@@ -126,32 +165,30 @@ impl Target {
             return Err(Failure::new("target", Exit::Failed, message)
                 .help("name an empty or new directory, or say what becomes of what is there: --overwrite never|if-newer|if-changed|always"));
         }
+        let new = !existed || overwrite == Overwrite::Refuse;
+        let open_dirs = usize::try_from((crate::open_files::raise() / 4).min(OPEN_DIRS_MAX)).unwrap_or(OPEN_FILES);
         Ok(Self {
-            root: Arc::new(root),
+            root: Arc::new(OpenDir::new(root, new)),
             existed,
             prefix: format!(".pawl-partial-{}-", shared::text::hex(&shared::sys::random::<6>())),
-            dirs: Mutex::new(Lru::new(OPEN_MAX)),
-            files: Mutex::new(Lru::new(OPEN_MAX)),
+            dirs: Mutex::new(Lru::new(open_dirs)),
+            files: Mutex::new(Lru::new(OPEN_FILES)),
+            named_only: AtomicBool::new(false),
+            by_proc: AtomicBool::new(false),
         })
     }
 
     pub fn root_identity(&self) -> Outcome<(u64, u64)> {
-        let stat = rustix::fs::fstat(&*self.root).map_err(|e| local("look at", b".", e))?;
+        let stat = rustix::fs::fstat(&self.root.fd).map_err(|e| local("look at", b".", e))?;
         Ok(identity(&stat))
     }
 
     /// An open directory of the plan. One that was opened before and closed since must still be the same.
-    pub fn dir(&self, plan: &Plan, id: DirId) -> Outcome<Arc<OwnedFd>> {
-        if id == 0 {
-            return Ok(Arc::clone(&self.root));
-        }
+    pub fn dir(&self, plan: &Plan, id: DirId) -> Outcome<Arc<OpenDir>> {
         let mut way: Vec<DirRow> = Vec::new();
         let mut at = id;
         let mut here = loop {
-            if at == 0 {
-                break Arc::clone(&self.root);
-            }
-            if let Some(open) = self.dirs.lock().get(&at) {
+            if let Some(open) = self.open_dir(at) {
                 break open;
             }
             let row =
@@ -168,27 +205,39 @@ impl Target {
                 let message = format!("somebody replaced the directory {shown} in the target while it was written");
                 return Err(Failure::new("target", Exit::Failed, message));
             }
-            here = Arc::new(opened);
+            here = Arc::new(OpenDir::new(opened, false));
             self.dirs.lock().put(row.id, Arc::clone(&here), 1);
         }
         Ok(here)
+    }
+
+    /// A directory of the plan if it is still open.
+    pub fn open_dir(&self, id: DirId) -> Option<Arc<OpenDir>> {
+        if id == 0 { Some(Arc::clone(&self.root)) } else { self.dirs.lock().get(&id) }
     }
 
     /// Makes a directory, or takes the one that is there. `Ok(None)`: what is there stays, and is no directory.
     pub fn make_dir(&self, parent: BorrowedFd<'_>, name: &[u8], overwrite: Overwrite) -> Outcome<Option<Made>> {
         let file = component(name)?;
         let fail = |what: &str, e: Errno| local(what, name, e);
-        let there = existing(parent, file).map_err(|e| fail("look at", e))?;
-        let directory = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        let existed = there.as_ref().is_some_and(directory);
-        if !existed {
-            if there.is_some() {
-                if overwrite == Overwrite::Never {
-                    return Ok(None);
+        let make = || rustix::fs::mkdirat(parent, file, Mode::from_raw_mode(0o700));
+        let mut existed = false;
+        match make() {
+            Err(Errno::EXIST) => {
+                let there = existing(parent, file).map_err(|e| fail("look at", e))?;
+                let directory = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+                existed = there.as_ref().is_some_and(directory);
+                if !existed {
+                    if there.is_some() {
+                        if overwrite == Overwrite::Never {
+                            return Ok(None);
+                        }
+                        rustix::fs::unlinkat(parent, file, AtFlags::empty()).map_err(|e| fail("replace", e))?;
+                    }
+                    make().map_err(|e| fail("create", e))?;
                 }
-                rustix::fs::unlinkat(parent, file, AtFlags::empty()).map_err(|e| fail("replace", e))?;
             }
-            rustix::fs::mkdirat(parent, file, Mode::from_raw_mode(0o700)).map_err(|e| fail("create", e))?;
+            other => other.map_err(|e| fail("create", e))?,
         }
         let opened = open_beneath(parent, file, DIRECTORY, 0).map_err(|e| fail("open", e))?;
         let stat = rustix::fs::fstat(&opened).map_err(|e| fail("look at", e))?;
@@ -196,8 +245,8 @@ impl Target {
     }
 
     /// Remembers an open directory of the plan.
-    pub fn keep_open(&self, id: DirId, dir: OwnedFd) {
-        self.dirs.lock().put(id, Arc::new(dir), 1);
+    pub fn keep_open(&self, id: DirId, dir: OwnedFd, new: bool) {
+        self.dirs.lock().put(id, Arc::new(OpenDir::new(dir, new)), 1);
     }
 
     /// Looks at the place of an entry that is no directory. A directory in its place is removed if it is empty, or,
@@ -288,16 +337,94 @@ impl Target {
     /// Gives a whole file its metadata, then its name.
     pub fn publish(
         &self,
-        dir: BorrowedFd<'_>,
+        dir: &OpenDir,
         id: FileId,
         entry: &Entry,
         overwrite: Overwrite,
         set: &Setter,
     ) -> Result<(), io::Error> {
-        let file = self.file(dir, id, entry.size)?;
-        set.file(file.as_fd(), entry);
+        let file = self.file(dir.as_fd(), id, entry.size)?;
+        self.files.lock().remove(&id);
+        set.file(file.as_fd(), entry, dir.owner_of_new(&file));
         let name = component(&entry.name).map_err(|e| io::Error::other(e.message))?;
-        rename(dir, OsStr::new(&self.temporary(&format!("{id:x}"))), name, overwrite)
+        rename(dir.as_fd(), OsStr::new(&self.temporary(&format!("{id:x}"))), name, overwrite)
+    }
+
+    /// Makes a file from all its content at once; what is missing at its end is a hole. It has no name before it is
+    /// whole, so that a restore that breaks off leaves nothing of it.
+    pub fn whole(
+        &self,
+        dir: &OpenDir,
+        id: FileId,
+        entry: &Entry,
+        content: &[u8],
+        overwrite: Overwrite,
+        set: &Setter,
+    ) -> Result<(), io::Error> {
+        let name = component(&entry.name).map_err(|e| io::Error::other(e.message))?;
+        if let Some(file) = self.nameless(dir.as_fd())? {
+            file.write_all_at(content, 0)?;
+            if content.len() as u64 != entry.size {
+                file.set_len(entry.size)?;
+            }
+            set.file(file.as_fd(), entry, dir.owner_of_new(&file));
+            if self.give_name(&file, dir.as_fd(), id, name, overwrite)? {
+                return Ok(());
+            }
+        }
+        self.file(dir.as_fd(), id, entry.size)?.write_all_at(content, 0)?;
+        self.publish(dir, id, entry, overwrite, set)
+    }
+
+    /// A file without a name; `None` where there is no such thing.
+    fn nameless(&self, dir: BorrowedFd<'_>) -> Result<Option<File>, io::Error> {
+        if self.named_only.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        match open_beneath(dir, OsStr::new("."), OFlags::WRONLY | OFlags::TMPFILE, 0o600) {
+            Ok(fd) => Ok(Some(File::from(fd))),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
+                self.named_only.store(true, Ordering::Relaxed);
+                Ok(None)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Names an open file. `Ok(false)`: that cannot be done here.
+    fn give_name(
+        &self,
+        file: &File,
+        dir: BorrowedFd<'_>,
+        id: FileId,
+        name: &OsStr,
+        overwrite: Overwrite,
+    ) -> Result<bool, io::Error> {
+        match self.link_open(file, dir, name) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) if !matches!(overwrite, Overwrite::Refuse | Overwrite::Never) => {
+                let temporary = self.temporary(&format!("{id:x}"));
+                self.link_open(file, dir, OsStr::new(&temporary))?;
+                rename(dir, OsStr::new(&temporary), name, overwrite).map(|()| true)
+            }
+            Err(Errno::NOENT | Errno::XDEV | Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::INVAL) => {
+                self.named_only.store(true, Ordering::Relaxed);
+                Ok(false)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// linkat(2) of an open file. Kernels before 6.10 want a right for it that only root has; /proc does without.
+    fn link_open(&self, file: &File, dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
+        if !self.by_proc.load(Ordering::Relaxed) {
+            match rustix::fs::linkat(file, c"", dir, name, AtFlags::EMPTY_PATH) {
+                Err(Errno::NOENT) => self.by_proc.store(true, Ordering::Relaxed),
+                other => return other,
+            }
+        }
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        rustix::fs::linkat(rustix::fs::CWD, path, dir, name, AtFlags::SYMLINK_FOLLOW)
     }
 
     /// Opens a file that is whole, to read it again.
@@ -319,14 +446,18 @@ impl Target {
     }
 
     /// Makes a symbolic link, fifo or device with its metadata.
-    pub fn special(
-        &self,
-        dir: BorrowedFd<'_>,
-        entry: &Entry,
-        overwrite: Overwrite,
-        set: &Setter,
-    ) -> Result<(), io::Error> {
+    pub fn special(&self, dir: &OpenDir, entry: &Entry, overwrite: Overwrite, set: &Setter) -> Result<(), io::Error> {
         let name = component(&entry.name).map_err(|e| io::Error::other(e.message))?;
+        let has = dir.gives.get().copied();
+        let new = dir.new;
+        let dir = dir.as_fd();
+        // A link is whole when it is made; nobody else writes in a directory that is new.
+        if let (true, EntryKind::Symlink, Some(target)) = (new, entry.kind, &entry.target) {
+            rustix::fs::symlinkat(OsStr::from_bytes(target), dir, name)?;
+            let node = File::from(open_beneath(dir, name, OFlags::PATH, 0)?);
+            set.special(&node, entry, true, has);
+            return Ok(());
+        }
         let temporary = self.temporary("special");
         let temporary = OsStr::new(&temporary);
         let mode = Mode::from_raw_mode(0o600);
@@ -340,7 +471,7 @@ impl Target {
             _ => return Err(io::Error::other("an entry without what its kind needs")),
         }
         let node = File::from(open_beneath(dir, temporary, OFlags::PATH, 0)?);
-        set.special(&node, entry, entry.kind == EntryKind::Symlink);
+        set.special(&node, entry, entry.kind == EntryKind::Symlink, has);
         rename(dir, temporary, name, overwrite)
     }
 
