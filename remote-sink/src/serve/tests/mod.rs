@@ -5,6 +5,7 @@ mod client;
 mod damage;
 mod hostile;
 mod owner;
+mod packed;
 mod push;
 mod reads;
 mod roles;
