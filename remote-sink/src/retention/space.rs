@@ -24,6 +24,10 @@ const WAIT_SECONDS: i64 = 25 * 3600;
 /// An archive is written again when so much of what it holds is dead.
 const DEAD_SHARE: u64 = 4;
 
+/// In a vault of more archives a run looks at the indexes of one in `SLICES` only, at others each time.
+const ARCHIVES_AT_ONCE: usize = 4096;
+const SLICES: u64 = 32;
+
 /// What a run gave back.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Given {
@@ -65,6 +69,24 @@ struct Survey {
     purged: Named,
     archives: BTreeSet<Place>,
     old: Option<Condemned>,
+    look: Look,
+}
+
+/// Which archives' indexes a run reads, to find dead blocks that no list knows of: what an interrupted run pushed beside
+/// what was committed later, and what did not fit into an earlier list.
+#[derive(Clone, Copy)]
+enum Look {
+    All,
+    Slice(u64),
+}
+
+impl Look {
+    fn takes(self, number: ArchiveNumber) -> bool {
+        match self {
+            Self::All => true,
+            Self::Slice(slice) => number.get() % SLICES == slice,
+        }
+    }
 }
 
 fn survey(desk: &Desk, source: &Source, now: bool) -> Result<Survey, RetentionError> {
@@ -85,7 +107,12 @@ fn survey(desk: &Desk, source: &Source, now: bool) -> Result<Survey, RetentionEr
             }
         }
     }
-    Ok(Survey { reachable, purge, purged, archives, old: condemned::read(desk, source)? })
+    let old = condemned::read(desk, source)?;
+    // By chance, as the journal's last digest is: in time every slice is looked at, however often a run comes.
+    let slice = desk.journal.memory.last.map_or(0, |digest| u64::from(digest.as_bytes()[0]) % SLICES);
+    let all = now || (old.is_none() && archives.len() <= ARCHIVES_AT_ONCE);
+    let look = if all { Look::All } else { Look::Slice(slice) };
+    Ok(Survey { reachable, purge, purged, archives, old, look })
 }
 
 /// All blocks of an archive that are present and not named; `None` if the archive cannot be read.
@@ -103,8 +130,8 @@ fn dead_blocks(source: &Source, place: &Place, live: &Bits) -> Result<Option<Bit
 }
 
 impl Survey {
-    /// What nothing names. With a list of an earlier run only what that list and purged bodies named is looked at;
-    /// without one, every archive is.
+    /// What nothing names: whole archives by their names alone, of others what an earlier list and purged bodies named,
+    /// and of some archives everything that their index tells.
     fn dead(&self, source: &Source) -> Result<BTreeMap<Place, Dead>, RetentionError> {
         let mut carried: BTreeMap<Place, Option<Bits>> = BTreeMap::new();
         for item in self.old.iter().flat_map(|old| old.items.iter()) {
@@ -122,8 +149,8 @@ impl Survey {
                 continue;
             };
             let listed = match carried.get(place) {
-                None if self.old.is_some() => Some(Bits::default()),
-                None => None,
+                _ if self.look.takes(place.1) => None,
+                None => Some(Bits::default()),
                 Some(bits) => bits.clone(),
             };
             let bits = match listed {
