@@ -301,10 +301,10 @@ fn a_reader_has_no_source_keys() {
     assert!(crate::keys::load_identity(None, &cli.context).is_ok());
     assert_eq!(agent(&["-c", &config, "config", "check"]).unwrap(), Exit::Done);
     // It has no snapshots of its own; what it can tell of are restore tests.
-    assert_eq!(agent(&["-q", "-c", &config, "status"]).unwrap(), Exit::Incomplete);
+    assert_eq!(agent(&["-c", &config, "status"]).unwrap(), Exit::Incomplete);
     crate::restore::check::note_restore_test(&loaded.paths.state_dir, 1_700_000_000).unwrap();
     let metrics = dir.path("r/status.prom");
-    assert_eq!(agent(&["-q", "-c", &config, "status", "--prometheus", &metrics]).unwrap(), Exit::Done);
+    assert_eq!(agent(&["-c", &config, "status", "--prometheus", &metrics]).unwrap(), Exit::Done);
     assert!(dir.read("r/status.prom").contains("last_restore_test_timestamp_seconds 1700000000\n"));
 }
 
