@@ -339,6 +339,16 @@ pub fn fold(root: &Path, name: &SourceName, source: &VerifyKey, sink: &VerifyKey
     Ok(folded)
 }
 
+/// Takes records out that were removed after they had been folded. Rows that a crash leaves here do no harm.
+pub fn forget_records(root: &Path, name: &SourceName, records: &[Name]) -> Result<(), LedgerError> {
+    let mut ledger = Ledger::open(&Layout::new(root).ledger(name))?;
+    let transaction = ledger.0.transaction()?;
+    for record in records {
+        transaction.prepare_cached("delete from records where name = ?")?.execute(params![object_file(record)])?;
+    }
+    Ok(transaction.commit()?)
+}
+
 /// Makes a source's ledger again from its objects. No session of it may run meanwhile.
 pub fn rebuild(root: &Path, name: &SourceName, source: &VerifyKey) -> Result<Totals, LedgerError> {
     let layout = Layout::new(root);

@@ -180,8 +180,12 @@ impl From<JournalError> for Failure {
 impl From<RetentionError> for Failure {
     fn from(error: RetentionError) -> Self {
         match error {
-            RetentionError::Io { what, path, error } => Self::io(what, &path, &error),
             RetentionError::Journal(error) => error.into(),
+            RetentionError::Io { what, path, error } if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                Self::io(what, &path, &error)
+                    .help("is its directory append-only (chattr +a), or another account's? docs/retention.md")
+            }
+            RetentionError::Io { what, path, error } => Self::io(what, &path, &error),
             RetentionError::Busy(_) => Self::new("busy", error).help("try again when it has ended").exit(exit::BUSY),
             RetentionError::Damaged { .. } => Self::new("damaged", error).exit(exit::DAMAGE),
             RetentionError::NoSuch(_)
@@ -193,6 +197,9 @@ impl From<RetentionError> for Failure {
             RetentionError::InTrash(_) => {
                 Self::new("in-trash", error).help("run: remote-sink undelete SOURCE SNAPSHOT").exit(exit::NO_SUCH)
             }
+            error if error.is_damage() => Self::new("damaged", error)
+                .help("run: remote-sink verify, and where a pack is damaged: remote-sink rebuild")
+                .exit(exit::DAMAGE),
             error => Self::new("retention", error),
         }
     }

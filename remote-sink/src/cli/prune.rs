@@ -8,6 +8,7 @@ use crate::retention::brakes::{Alarm, Brake};
 use crate::retention::packing::Packing;
 use crate::retention::vault::RetentionError;
 use crate::retention::{self, Options, Outcome, policy};
+use shared::text::printable;
 use shared::wire::Role;
 use std::time::Duration;
 
@@ -137,6 +138,9 @@ fn tell(outcome: &Outcome, dry_run: bool, context: &mut Context<'_>) -> Result<(
     }
     if outcome.packed.objects > 0 {
         context.remark(format!("  packed {} heads, receipts and envelopes", table::grouped(outcome.packed.objects)))?;
+    }
+    for told in &outcome.salvaged {
+        context.line(format!("  {}", printable(told.as_bytes(), 500)))?;
     }
     for path in outcome.damage() {
         context.line(format!("  damaged: {path}; run: remote-sink verify {source}"))?;

@@ -3,7 +3,7 @@
 use super::{Context, DONE, table};
 use crate::cli::vault::{Enrolled, Vault};
 use crate::published::Published;
-use crate::report::Failure;
+use crate::report::{Failure, exit};
 use crate::retention::vault::RetentionError;
 use crate::store::directory::Root;
 use crate::store::layout::{Layout, source_room};
@@ -66,11 +66,20 @@ pub struct Snapshot {
 pub fn run(args: &SnapshotsArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
     let vault = Vault::open(context.global.root.as_deref())?;
     let sink = vault.sink()?;
+    let mut code = exit::OK;
     let chosen = vault.choose(&args.sources)?;
     let titles = ["ID", "Received", "Created", "Source", "Series", "Flags", "Pages", "Archives", "Signed"];
     let mut rows = vec![titles.map(str::to_owned).to_vec()];
     for one in chosen.iter().filter(|one| one.enrolment.role == Role::Push) {
-        for snapshot in of_source(&vault.layout, one, &sink)? {
+        let all = match of_source(&vault.layout, one, &sink) {
+            Ok(all) => all,
+            // What is wrong with one source hides no other.
+            Err(failure) => {
+                code = code.max(context.failed(&failure));
+                continue;
+            }
+        };
+        for snapshot in all {
             if context.global.json {
                 context.json(&json(one, &snapshot))?;
             } else {
@@ -79,16 +88,16 @@ pub fn run(args: &SnapshotsArgs, context: &mut Context<'_>) -> Result<u8, Failur
         }
     }
     if context.global.json {
-        return DONE;
+        return Ok(code);
     }
-    if rows.len() == 1 {
+    if rows.len() == 1 && code == exit::OK {
         context.remark("No snapshots yet.")?;
         return DONE;
     }
     for line in table::columns(&rows) {
         context.line(line)?;
     }
-    DONE
+    Ok(code)
 }
 
 /// All snapshots of a source, by time of receipt.

@@ -70,6 +70,13 @@ struct Line {
     outlook: Option<Outlook>,
 }
 
+impl Line {
+    fn unknown(name: &SourceName, quota: Option<u64>) -> Self {
+        let (name, freshness) = (name.clone(), Freshness::Unknown);
+        Self { name, received: None, snapshots: 0, objects: 0, bytes: 0, quota, freshness, newest: None, outlook: None }
+    }
+}
+
 /// What the operator's journal adds.
 #[derive(Debug)]
 struct Outlook {
@@ -93,13 +100,17 @@ pub fn run(args: &StatusArgs, context: &mut Context<'_>) -> Result<u8, Failure> 
     let oldest = oldest(args.max_age.or(vault.config.alerts.max_age), now);
     let memory = Journal::look(&vault.layout).ok();
     let root = Root::open(vault.layout.root()).map_err(RetentionError::Store)?;
-    let with_outlook = |one| {
-        let mut line = line(&vault, one, &sink, oldest)?;
+    let with_outlook = |one: &Enrolled| {
+        let mut line = line(&vault, one, &sink, oldest).unwrap_or_else(|failure| {
+            // What is wrong with one source hides no other.
+            context.failed(&failure);
+            Line::unknown(&one.name, super::sources::quota(one, &vault))
+        });
         let view = memory.as_ref().map(|memory| View { layout: &vault.layout, root: &root, sink: &sink, memory });
         line.outlook = view.and_then(|view| outlook(&vault, one, view, now));
-        Ok(line)
+        line
     };
-    let lines = sources.map(with_outlook).collect::<Result<Vec<_>, Failure>>()?;
+    let lines: Vec<Line> = sources.map(with_outlook).collect();
     if let Some(path) = args.prometheus.as_ref().or(vault.config.metrics.textfile.as_ref()) {
         durable::replace(path, metrics(&lines).as_bytes(), durable::PUBLIC)
             .map_err(|e| Failure::io("write", path, &e))?;
@@ -312,17 +323,7 @@ mod tests {
 
     #[test]
     fn metrics_have_no_value_for_what_is_unknown() {
-        let line = Line {
-            name: "web1".parse().unwrap(),
-            received: None,
-            snapshots: 0,
-            objects: 3,
-            bytes: 12_288,
-            quota: Some(1 << 30),
-            freshness: Freshness::Unknown,
-            newest: None,
-            outlook: None,
-        };
+        let line = Line { objects: 3, bytes: 12_288, ..Line::unknown(&"web1".parse().unwrap(), Some(1 << 30)) };
         let text = metrics(&[line]);
         assert!(text.contains("remote_sink_quota_bytes{source=\"web1\"} 1073741824\n"), "{text}");
         assert!(!text.contains("last_received_timestamp_seconds{"), "{text}");

@@ -20,6 +20,7 @@ mod weigh;
 use crate::journal::{Event, ITEMS_MAX, RemovedSnapshot, SourceMemory, Words};
 use crate::ledger;
 use crate::store::layout::Layout;
+use crate::store::pack::SHELVES;
 use crate::store::{Name, Shelf, names};
 use brakes::{Alarm, Brake, Facts};
 use history::{History, Link, Place};
@@ -66,6 +67,8 @@ pub struct Outcome {
     pub busy: bool,
     pub given: Given,
     pub packed: Packed,
+    /// Packs that could not be read and were made again; for people.
+    pub salvaged: Vec<String>,
     /// Blocks cannot be freed while something is damaged.
     pub damaged: Option<String>,
 }
@@ -77,7 +80,8 @@ impl Outcome {
     }
     /// Paths of what is damaged, or not what it should be.
     pub fn damage(&self) -> impl Iterator<Item = &String> {
-        self.damaged.iter().chain(&self.given.damaged).chain(&self.packed.foreign)
+        let packed = self.packed.foreign.iter().chain(&self.packed.damaged);
+        self.damaged.iter().chain(&self.given.damaged).chain(packed)
     }
     pub fn removed(&self) -> usize {
         self.decisions.iter().filter(|decision| !decision.is_kept()).count()
@@ -125,6 +129,10 @@ fn prune_stepwise(
     let overdue = brakes::overdue_days(desk.journal.memory.source(name).unwrap_or(&none), desk.now.wall);
     let wait = if overdue.is_some() && !options.dry_run { options.wait } else { Duration::ZERO };
     let held = lock_waiting(desk.layout, name, wait)?;
+    let salvaged = match &held {
+        Some(_) if !options.dry_run => salvage_unreadable(desk, &source, step)?,
+        _ => Vec::new(),
+    };
     observe::observe(desk)?.of(name)?;
     step("after observing").map_err(io_error("observe", desk.layout.root()))?;
     for brake in options.accept.iter().filter(|_| !options.dry_run) {
@@ -132,6 +140,7 @@ fn prune_stepwise(
         desk.journal.append(&desk.now, Event::Accepted(name.clone(), what, why))?;
     }
     let mut outcome = judge(desk, &source, options, held.is_none())?;
+    outcome.salvaged = salvaged;
     for alarm in outcome.alarms.iter().filter(|_| !options.dry_run) {
         let (what, message) = (Words::truncated(alarm.brake.as_str()), Words::truncated(&alarm.message));
         desk.journal.append(&desk.now, Event::Alarm(name.clone(), what, message))?;
@@ -147,18 +156,31 @@ fn prune_stepwise(
     }
     match packing::pack(desk, &source, &outcome.history, options.packing, step) {
         Ok(packed) => outcome.packed = packed,
+        // Room was given back, and the journal is to know of it.
         Err(RetentionError::Damaged { path, .. }) => outcome.damaged = outcome.damaged.or(Some(path)),
+        Err(e) if e.is_damage() => outcome.damaged = outcome.damaged.or(Some(e.to_string())),
         Err(e) => return Err(e),
     }
-    let records = forget_records(desk, &source, step)?;
+    forget_records(desk, &source, step)?;
     let (kept, removed) = ((outcome.decisions.len() - outcome.removed()) as u64, outcome.removed() as u64);
     let freed = outcome.given.freed_bytes;
     desk.journal.append(&desk.now, Event::Pruned(name.clone(), kept, removed, freed))?;
     observe::publish(desk, &source)?;
-    if removed > 0 || freed > 0 || records > 0 {
+    if removed > 0 || freed > 0 {
         ledger::rebuild_held(desk.layout.root(), name, &source.key)?;
     }
     Ok(outcome)
+}
+
+/// A pack whose index is damaged stops every reader: it is made again before anything else is looked at.
+fn salvage_unreadable(desk: &Desk, source: &Source, step: Step) -> Result<Vec<String>, RetentionError> {
+    let is_damaged = |shelf| source.store.packs(shelf, true).is_err_and(|e| e.is_damage());
+    if !SHELVES.into_iter().any(is_damaged) {
+        return Ok(Vec::new());
+    }
+    let sweeper = sweep::Sweeper { layout: desk.layout, source, step };
+    sweeper.clear_leftovers()?;
+    packing::salvage(&sweeper, &desk.sink)
 }
 
 /// Makes damaged packs again; what was done, for people. `None`: a session of the source runs.
@@ -174,20 +196,20 @@ pub fn salvage(desk: &Desk, name: &SourceName) -> Result<Option<Vec<String>>, Re
 const RECORD_SECONDS: i64 = 32 * 86_400;
 
 /// Removes old session records, which are in the ledger before. A crash leaves some of them, and a ledger that is right.
-fn forget_records(desk: &Desk, source: &Source, step: Step) -> Result<u64, RetentionError> {
+fn forget_records(desk: &Desk, source: &Source, step: Step) -> Result<(), RetentionError> {
     let before = u64::try_from(desk.now.wall.saturating_sub(RECORD_SECONDS)).unwrap_or(0);
     let is_old = |name: &Name| matches!(name, Name::Record { started, .. } if *started < before);
     let old: Vec<Name> = names(&source.store, Shelf::Records)?.into_iter().filter(is_old).collect();
     if old.is_empty() {
-        return Ok(0);
+        return Ok(());
     }
     if ledger::fold(desk.layout.root(), &source.name, &source.key, &desk.sink).is_err() {
         // It is a cache: what the objects say is as good.
         ledger::rebuild_held(desk.layout.root(), &source.name, &source.key)?;
     }
     let sweeper = sweep::Sweeper { layout: desk.layout, source, step };
-    old.iter().try_for_each(|name| sweeper.remove_record(name))?;
-    Ok(old.len() as u64)
+    sweeper.remove_records(&old)?;
+    Ok(ledger::forget_records(desk.layout.root(), &source.name, &old)?)
 }
 
 /// What the rules and the brakes say.
@@ -221,6 +243,7 @@ fn judge(desk: &Desk, source: &Source, options: &Options, busy: bool) -> Result<
         busy,
         given: Given::default(),
         packed: Packed::default(),
+        salvaged: Vec::new(),
         damaged: None,
     })
 }

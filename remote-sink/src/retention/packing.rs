@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 /// When packs are made.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +42,8 @@ pub struct Packed {
     pub objects: u64,
     /// Loose files with the name of a packed object and other bytes: somebody put them there.
     pub foreign: Vec<String>,
+    /// Packs with a damaged object: they stay as they are.
+    pub damaged: Vec<String>,
 }
 
 /// Packs what is worth it.
@@ -53,24 +56,45 @@ pub fn pack(
 ) -> Result<Packed, RetentionError> {
     let sweeper = Sweeper { layout: desk.layout, source, step };
     let mut done = Packed::default();
+    let mut failed = None;
     for shelf in SHELVES {
-        if sweeper.is_append_only(shelf)? {
-            continue;
+        // What is wrong with one kind keeps the others from nothing.
+        if let Err(e) = pack_shelf(desk, &sweeper, history, shelf, packing, &mut done) {
+            failed.get_or_insert(e);
         }
-        remove_packed_again(&sweeper, shelf)?;
-        done.foreign.extend(remove_duplicates(&sweeper, shelf)?);
-        let loose = chosen(source, history, shelf, packing)?;
-        if loose.len() < packing.least.max(1) {
-            continue;
-        }
-        let old = source.store.packs(shelf, true)?;
-        let number = old.last().map_or(0, |pack| pack.number.saturating_add(1));
-        let again = if old.len() + 1 > packing.packs { old } else { Vec::new() };
-        done.objects += write(&sweeper, &desk.sink, shelf, number, &again, &loose)?;
-        remove_packed_again(&sweeper, shelf)?;
-        done.foreign.extend(remove_duplicates(&sweeper, shelf)?);
     }
-    Ok(done)
+    done.foreign.sort_unstable();
+    done.foreign.dedup();
+    failed.map_or(Ok(done), Err)
+}
+
+fn pack_shelf(
+    desk: &Desk,
+    sweeper: &Sweeper,
+    history: &History,
+    shelf: Shelf,
+    packing: Packing,
+    done: &mut Packed,
+) -> Result<(), RetentionError> {
+    let source = sweeper.source;
+    if sweeper.is_append_only(shelf)? {
+        return Ok(());
+    }
+    remove_packed_again(sweeper, shelf)?;
+    done.foreign.extend(remove_duplicates(sweeper, shelf)?);
+    let loose = chosen(source, history, shelf, packing)?;
+    if loose.len() < packing.least.max(1) {
+        return Ok(());
+    }
+    let old = source.store.packs(shelf, true)?;
+    let number = old.last().map_or(0, |pack| pack.number.saturating_add(1));
+    let again = if old.len() + 1 > packing.packs { old } else { Vec::new() };
+    let (objects, damaged) = write(sweeper, &desk.sink, shelf, number, again, &loose)?;
+    done.objects += objects;
+    done.damaged.extend(damaged);
+    remove_packed_again(sweeper, shelf)?;
+    done.foreign.extend(remove_duplicates(sweeper, shelf)?);
+    Ok(())
 }
 
 /// Loose objects that may go into a pack: committed and seen, but for the newest; envelopes as they are.
@@ -98,7 +122,14 @@ fn chosen(source: &Source, history: &History, shelf: Shelf, packing: Packing) ->
             names.push(name);
         }
     })?;
-    Ok(names)
+    // What is packed already is the object; a file beside it with other bytes is evidence, and stays what it is.
+    let mut alone = Vec::with_capacity(names.len());
+    for name in names {
+        if source.store.packed(&name, false)?.is_none() {
+            alone.push(name);
+        }
+    }
+    Ok(alone)
 }
 
 /// Is this what its name says, signed by whom it should be?
@@ -133,33 +164,40 @@ fn name_of(source: &Source, sink: &VerifyKey, shelf: Shelf, bytes: &[u8]) -> Opt
     is_right(source, sink, &name, bytes).then_some(name)
 }
 
-/// Writes these packs and loose objects as one new pack. What is not what it should be stays loose, for `verify` to name.
+/// How a pack that should be packed again turned out.
+enum Turned {
+    Whole,
+    /// An object in it is damaged, cannot be read, or is another one than an earlier pack has.
+    Damaged,
+}
+
+/// Writes these packs and loose objects as one new pack. What is not what it should be stays loose, for `verify` to name;
+/// a pack with such an object stays as it is, and its path is told.
 fn write(
     sweeper: &Sweeper,
     sink: &VerifyKey,
     shelf: Shelf,
     number: u64,
-    again: &[std::sync::Arc<Pack>],
+    mut again: Vec<Arc<Pack>>,
     loose: &[Name],
-) -> Result<u64, RetentionError> {
-    let source = sweeper.source;
-    let mut writer = sweeper.begin_pack(shelf, number)?;
-    for pack in again {
-        let mut places = Vec::new();
-        let path = || sweeper.layout.pack(&source.name, shelf, pack.number);
-        pack.each(&mut |name, place| places.push((name, place))).map_err(io_error("read", &path()))?;
-        places.sort_unstable_by_key(|(_, place)| place.offset);
-        for (name, place) in places {
-            let mut bytes = vec![0; (place.bytes as usize).min(OBJECT_BYTES_MAX)];
-            pack.file().read_exact_at(&mut bytes, place.offset).map_err(io_error("read", &path()))?;
-            // A damaged object keeps its pack from being packed again, and its readers are told.
-            if !is_right(source, sink, &name, &bytes) {
-                let path = format!("{}/{}", crate::store::layout::PACKS, pack_file(shelf, pack.number));
-                return Err(RetentionError::Damaged { source_name: source.name.clone(), path });
+) -> Result<(u64, Vec<String>), RetentionError> {
+    let mut left = Vec::new();
+    let mut writer = loop {
+        let mut writer = sweeper.begin_pack(shelf, number)?;
+        let mut bad = None;
+        for (at, pack) in again.iter().enumerate() {
+            if let Turned::Damaged = take_over(sweeper, sink, pack, &again[..at], &mut writer)? {
+                bad = Some(at);
+                break;
             }
-            writer.add(place.key, &bytes, place.appeared)?;
         }
-    }
+        let Some(bad) = bad else { break writer };
+        let pack = again.remove(bad);
+        left.push(format!("{}/{}", crate::store::layout::PACKS, pack_file(shelf, pack.number)));
+        drop(writer);
+        sweeper.clear_leftovers()?;
+    };
+    let source = sweeper.source;
     let mut count = 0;
     for name in loose {
         let found = match source.store.loose(name) {
@@ -177,7 +215,34 @@ fn write(
         }
     }
     sweeper.finish_pack(writer)?;
-    Ok(count)
+    Ok((count, left))
+}
+
+/// Adds the objects of a pack, but for those that an earlier one brought.
+fn take_over(
+    sweeper: &Sweeper,
+    sink: &VerifyKey,
+    pack: &Pack,
+    earlier: &[Arc<Pack>],
+    writer: &mut PackWriter,
+) -> Result<Turned, RetentionError> {
+    let mut places = Vec::new();
+    if pack.each(&mut |name, place| places.push((name, place))).is_err() || places.len() as u64 != pack.count() {
+        return Ok(Turned::Damaged);
+    }
+    places.sort_unstable_by_key(|(_, place)| place.offset);
+    for (name, place) in places {
+        let Some(bytes) = pack.object(&place).ok().filter(|bytes| is_right(sweeper.source, sink, &name, bytes)) else {
+            return Ok(Turned::Damaged);
+        };
+        let before = earlier.iter().find_map(|other| Some((other, other.find(&place.key).ok()??)));
+        match before.map(|(other, place)| other.object(&place)) {
+            None => writer.add(place.key, &bytes, place.appeared)?,
+            Some(Ok(same)) if same == bytes => {}
+            Some(_) => return Ok(Turned::Damaged),
+        }
+    }
+    Ok(Turned::Whole)
 }
 
 /// Removes loose files whose bytes are packed; returns those that have other bytes.
@@ -196,7 +261,8 @@ fn remove_packed_again(sweeper: &Sweeper, shelf: Shelf) -> Result<(), RetentionE
     for (at, old) in packs.iter().enumerate() {
         let path = sweeper.layout.pack(&sweeper.source.name, shelf, old.number);
         for later in &packs[at + 1..] {
-            if holds_all(later, old).map_err(io_error("read", &path))? {
+            // One that cannot be read is no reason to remove another.
+            if holds_all(later, old).unwrap_or(false) {
                 sweeper.remove_pack(&path)?;
                 break;
             }
@@ -285,7 +351,9 @@ fn scan(
 ) -> Result<(u64, bool), RetentionError> {
     let file = File::open(path).map_err(io_error("open", path))?;
     let end = file.metadata().map_err(io_error("look at", path))?.len();
-    let (mut at, mut count, mut gaps, mut keys) = (0u64, 0u64, 0u64, HashSet::new());
+    let (mut at, mut count, mut keys) = (0u64, 0u64, HashSet::new());
+    // Where what is no object begins, and whether an object followed it.
+    let (mut gap, mut between) = (None, false);
     let mut buffer = vec![0; HEADER_BYTES + OBJECT_BYTES_MAX + SIGNATURE_BYTES];
     while at < end {
         let length = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
@@ -296,6 +364,7 @@ fn scan(
         let found = object.and_then(|object| Some((object, name_of(source, sink, shelf, object)?)));
         match found {
             Some((object, name)) => {
+                between |= gap.is_some();
                 if let Some(key) = pack::key(&name).filter(|key| keys.insert(*key)) {
                     writer.add(key, object, 0)?;
                     count += 1;
@@ -305,14 +374,15 @@ fn scan(
             None => {
                 let next = bytes.windows(4).skip(1).position(|window| window == b"pawl").map(|skip| skip + 1);
                 let skip = next.unwrap_or(length.saturating_sub(3).max(1)) as u64;
-                gaps += skip;
+                gap.get_or_insert(at);
                 at += skip;
             }
         }
     }
-    // Index and footer are no objects; whatever else was passed over is lost.
+    // Index and footer are no objects, and the only bytes that are none; whatever else was passed over is lost.
     let expected = count * pack::ENTRY_BYTES as u64 + pack::FOOTER_BYTES as u64;
-    Ok((count, gaps > expected))
+    let lost = gap.is_none_or(|from| end - from != expected);
+    Ok((count, lost || between))
 }
 
 /// The index of what was written, by rising key.

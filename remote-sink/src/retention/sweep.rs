@@ -158,13 +158,17 @@ impl Sweeper<'_> {
 
     /// Loose files of objects that are packed: unlink each · fsync(directory). A crash leaves some of them.
     pub fn remove_loose(&self, shelf: Shelf, names: &[Name]) -> Result<(), RetentionError> {
+        debug_assert!(names.iter().all(|name| crate::store::pack::key(name).is_some()));
+        self.remove_all(shelf, names)
+    }
+
+    fn remove_all(&self, shelf: Shelf, names: &[Name]) -> Result<(), RetentionError> {
         if names.is_empty() {
             return Ok(());
         }
         for name in names {
-            debug_assert!(crate::store::pack::key(name).is_some());
             let path = self.layout.object(&self.source.name, name);
-            self.step("before removing a packed object's file")?;
+            self.step("before removing one file of many")?;
             std::fs::remove_file(&path).map_err(io_error("remove", &path))?;
         }
         let dir = self.layout.shelf(&self.source.name, shelf);
@@ -186,10 +190,9 @@ impl Sweeper<'_> {
         sync_dir(dir).map_err(io_error("sync", dir))
     }
 
-    /// A session's record whose content is in the ledger, and long past.
-    pub fn remove_record(&self, name: &Name) -> Result<(), RetentionError> {
-        debug_assert!(matches!(name, Name::Record { .. }));
-        self.remove(&self.layout.object(&self.source.name, name))
+    /// Sessions' records whose content is in the ledger, and long past: unlink each · fsync(directory). A crash leaves some.
+    pub fn remove_records(&self, names: &[Name]) -> Result<(), RetentionError> {
+        self.remove_all(Shelf::Records, names)
     }
 
     /// Writes an archive again as a generation with these parts alone, each checked against its signed hash on the way.

@@ -40,6 +40,20 @@ pub enum RetentionError {
     Nowhere(String),
 }
 
+impl RetentionError {
+    /// Something stored is not what was put there, or cannot be read.
+    pub fn is_damage(&self) -> bool {
+        let kinds = [io::ErrorKind::UnexpectedEof, io::ErrorKind::InvalidData];
+        let eio = Some(rustix::io::Errno::IO.raw_os_error());
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Store(error) | Self::Ledger(LedgerError::Store(error)) => error.is_damage(),
+            Self::Io { error, .. } => kinds.contains(&error.kind()) || error.raw_os_error() == eio,
+            _ => false,
+        }
+    }
+}
+
 pub fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RetentionError {
     let path = path.to_owned();
     move |error| RetentionError::Io { what, path, error }

@@ -318,7 +318,7 @@ impl Store for Directory {
 
     /// Loose objects first: one that is packed meanwhile is seen twice, and then told once.
     fn list(&self, shelf: Shelf, visit: &mut dyn FnMut(Entry)) -> Result<(), StoreError> {
-        if pack::letter(shelf).is_none() || self.packs(shelf, true)?.is_empty() {
+        if pack::letter(shelf).is_none() {
             return self.list_loose(shelf, visit);
         }
         let mut loose = HashSet::new();
@@ -331,7 +331,7 @@ impl Store for Directory {
         let packs = self.packs(shelf, true)?;
         for (at, one) in packs.iter().enumerate() {
             let path = || format!("{}/{}/{}", self.room, layout::PACKS, layout::pack_file(shelf, one.number));
-            let told = pack::each_alone(one, &packs[at + 1..], &mut |name| {
+            let told = pack::each_alone(one, &packs[..at], &mut |name| {
                 if !loose.contains(&name) {
                     visit(Entry::Object(name));
                 }

@@ -133,7 +133,8 @@ fn broken(why: &str) -> io::Error {
 impl Pack {
     /// Checks footer and index; the objects are judged when they are read.
     pub fn open(file: File, shelf: Shelf, number: u64) -> io::Result<Self> {
-        let length = file.metadata()?.len();
+        // Not the standard library's metadata(): a confined session has no statx.
+        let length = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
         let end = length.checked_sub(FOOTER_BYTES as u64).ok_or_else(|| broken("too short for a pack"))?;
         let mut bytes = [0; FOOTER_BYTES];
         file.read_exact_at(&mut bytes, end)?;
@@ -200,13 +201,11 @@ impl Pack {
         Ok(None)
     }
 
-    fn first(&self) -> io::Result<Option<Key>> {
-        let mut key = [0; 32];
-        if self.count == 0 {
-            return Ok(None);
-        }
-        self.file.read_exact_at(&mut key, self.index_at)?;
-        Ok(Some(key))
+    /// The bytes of an object of this pack, no more of them than a packed object has.
+    pub fn object(&self, place: &Place) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; (place.bytes as usize).min(OBJECT_BYTES_MAX)];
+        self.file.read_exact_at(&mut bytes, place.offset)?;
+        Ok(bytes)
     }
 
     pub fn count(&self) -> u64 {
@@ -217,23 +216,23 @@ impl Pack {
     }
 }
 
-/// The packs of a room, opened when they are first needed and looked for again when something is missing.
+/// The packs of a room, those of each shelf opened when they are first needed and looked for again when something is
+/// missing. A damaged pack of one shelf keeps nobody from the others.
 #[derive(Debug, Default)]
-pub struct Packs(Mutex<Option<Known>>);
+pub struct Packs(Mutex<BTreeMap<Shelf, Known>>);
 
-/// Those of each shelf.
-type Known = BTreeMap<(Shelf, u64), Arc<Pack>>;
+/// Those of a shelf, by number.
+type Known = BTreeMap<u64, Arc<Pack>>;
 
 impl Packs {
     /// The packs of a shelf as they are known; `fresh` looks at the directory again.
     pub fn of(&self, dir: &dyn Fn() -> Result<Option<OwnedFd>, StoreError>, shelf: Shelf, fresh: bool) -> Opened {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if fresh || known.is_none() {
-            let found = load(dir, known.take().unwrap_or_default())?;
-            *known = Some(found);
+        if fresh || !known.contains_key(&shelf) {
+            let found = load(dir, shelf, known.remove(&shelf).unwrap_or_default())?;
+            known.insert(shelf, found);
         }
-        let of_shelf = |(key, pack): (&(Shelf, u64), &Arc<Pack>)| (key.0 == shelf).then(|| Arc::clone(pack));
-        Ok(known.as_ref().map(|known| known.iter().filter_map(of_shelf).collect()).unwrap_or_default())
+        Ok(known.get(&shelf).map(|known| known.values().cloned().collect()).unwrap_or_default())
     }
 }
 
@@ -244,7 +243,11 @@ fn failed(action: &'static str, path: String) -> impl FnOnce(io::Error) -> Store
 }
 
 /// Opens what is new. One that vanishes meanwhile was packed into another: the directory is read again.
-fn load(dir: &dyn Fn() -> Result<Option<OwnedFd>, StoreError>, known: Known) -> Result<Known, StoreError> {
+fn load(
+    dir: &dyn Fn() -> Result<Option<OwnedFd>, StoreError>,
+    wanted: Shelf,
+    known: Known,
+) -> Result<Known, StoreError> {
     let list = |e: Errno| failed("list", PACKS.into())(e.into());
     'again: loop {
         let mut found = Known::new();
@@ -252,9 +255,9 @@ fn load(dir: &dyn Fn() -> Result<Option<OwnedFd>, StoreError>, known: Known) -> 
         for entry in Dir::read_from(&fd).map_err(list)? {
             let entry = entry.map_err(list)?;
             let file = entry.file_name().to_string_lossy();
-            let Some((shelf, number)) = pack_number(&file) else { continue };
-            if let Some(pack) = known.get(&(shelf, number)) {
-                found.insert((shelf, number), Arc::clone(pack));
+            let Some((shelf, number)) = pack_number(&file).filter(|(shelf, _)| *shelf == wanted) else { continue };
+            if let Some(pack) = known.get(&number) {
+                found.insert(number, Arc::clone(pack));
                 continue;
             }
             let path = format!("{PACKS}/{file}");
@@ -264,25 +267,18 @@ fn load(dir: &dyn Fn() -> Result<Option<OwnedFd>, StoreError>, known: Known) -> 
                 opened => opened.map_err(|e| failed("open", path.clone())(e.into()))?,
             };
             let pack = Pack::open(File::from(opened), shelf, number).map_err(failed("read", path))?;
-            found.insert((shelf, number), Arc::new(pack));
+            found.insert(number, Arc::new(pack));
         }
         return Ok(found);
     }
 }
 
-/// The objects of a pack that no later one holds. Both hold them only after a crash in the middle of packing again.
-pub fn each_alone(pack: &Pack, later: &[Arc<Pack>], visit: &mut dyn FnMut(Name)) -> io::Result<()> {
-    let mut again = Vec::new();
-    for other in later {
-        if let Some(first) = pack.first()?
-            && other.find(&first)?.is_some()
-        {
-            again.push(other);
-        }
-    }
+/// The objects of a pack that no earlier one holds: of two, the earlier is read. Both hold an object only after a crash
+/// in the middle of packing again.
+pub fn each_alone(pack: &Pack, earlier: &[Arc<Pack>], visit: &mut dyn FnMut(Name)) -> io::Result<()> {
     let mut failed = None;
     pack.each(&mut |name, place| {
-        let held = again.iter().try_fold(false, |held, other| Ok(held || other.find(&place.key)?.is_some()));
+        let held = earlier.iter().try_fold(false, |held, other| Ok(held || other.find(&place.key)?.is_some()));
         match held {
             Ok(true) => {}
             Ok(false) => visit(name),

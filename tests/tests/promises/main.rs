@@ -15,6 +15,7 @@ mod hostile_source;
 mod load;
 mod main_job;
 mod metadata;
+mod packed;
 mod poisoning;
 mod refusals;
 mod roles;
