@@ -300,7 +300,7 @@ fn holds_all(later: &Pack, old: &Pack) -> std::io::Result<bool> {
     Ok(true)
 }
 
-/// Makes damaged packs again from the objects in them, for a source whose lock the caller holds. The damaged file stays,
+/// Makes packs again whose index or objects are damaged, from the objects in them that are not, for a source whose lock the caller holds. The damaged file stays,
 /// under another name, unless nothing of it was lost. Returns what was done, for people.
 pub fn salvage(sweeper: &Sweeper, sink: &VerifyKey) -> Result<Vec<String>, RetentionError> {
     let (source, dir) = (sweeper.source, sweeper.layout.packs(&sweeper.source.name));
@@ -316,7 +316,8 @@ pub fn salvage(sweeper: &Sweeper, sink: &VerifyKey) -> Result<Vec<String>, Reten
         let next = highest.entry(shelf).or_insert(0u64);
         *next = (*next).max(number.saturating_add(1));
         let open = File::open(&path).map_err(io_error("open", &path))?;
-        if Pack::open(open, shelf, number).is_err() {
+        let sound = Pack::open(open, shelf, number).and_then(|pack| all_right(source, sink, &pack));
+        if !matches!(sound, Ok(true)) {
             damaged.push((shelf, path));
         }
     }
@@ -339,6 +340,21 @@ pub fn salvage(sweeper: &Sweeper, sink: &VerifyKey) -> Result<Vec<String>, Reten
         told.push(format!("{}: {count} objects found again{loss}", path.display()));
     }
     Ok(told)
+}
+
+/// Is every object of a pack what its name says? One that is not would keep a good copy beside the pack from being read.
+fn all_right(source: &Source, sink: &VerifyKey, pack: &Pack) -> std::io::Result<bool> {
+    let mut places = Vec::new();
+    pack.each(&mut |name, place| places.push((name, place)))?;
+    let mut bytes = Vec::new();
+    for (name, place) in &places {
+        bytes.resize((place.bytes as usize).min(OBJECT_BYTES_MAX), 0);
+        pack.file().read_exact_at(&mut bytes, place.offset)?;
+        if !is_right(source, sink, name, &bytes) {
+            return Ok(false);
+        }
+    }
+    Ok(places.len() as u64 == pack.count())
 }
 
 /// Walks over the objects of a damaged pack, and on to the next one where something is wrong.
