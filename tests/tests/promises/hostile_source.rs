@@ -293,7 +293,7 @@ fn oversized_and_endless_input_ends_the_session() {
             (request::tag::PUT_PAGE, shared::limits::PAGE_BYTES_MAX + 1),
             (request::tag::PUT_BODY, shared::limits::BODY_BYTES_MAX + 1),
             (request::tag::LIST_HEADS, 65 << 10),
-            (request::tag::PING, 1),
+            (request::tag::PING, shared::limits::PING_BYTES_MAX + 1),
         ] {
             let mut client = scene.connect();
             client.send(&Frame { tag, payload: vec![0; bytes] });
