@@ -23,7 +23,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Archives that are asked for in one row: their number, and the memory that their indexes and chunk tables take.
+/// Archives that are asked for in one row: their number at first, so that the threads soon have work; their number at
+/// most; and the memory that their indexes and chunk tables take.
+const ARCHIVES_AT_FIRST: usize = 2;
 const ARCHIVES_AHEAD: usize = 32;
 const TABLES_AHEAD_BYTES: usize = 32 << 20;
 /// A chunk is sought in so many places at most.
@@ -152,7 +154,8 @@ pub fn lose(plan: &mut Plan, file: i64, base: &[u8], lost: &LostList, failure: &
 impl Stage<'_> {
     /// One pass over the wanted archives in storage order.
     fn run(&self, reader: &mut Reader<'_>) -> Outcome<()> {
-        let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, WORKERS_MAX);
+        // One more than processors: now and then one waits for the file system.
+        let workers = std::thread::available_parallelism().map_or(2, usize::from).saturating_add(1).min(WORKERS_MAX);
         let (sender, receiver) = bounded::<Job>(workers + 4);
         std::thread::scope(|scope| {
             for _ in 0..workers {
@@ -168,10 +171,10 @@ impl Stage<'_> {
     }
 
     fn fetch(&self, reader: &mut Reader<'_>, jobs: &Sender<Job>) -> Outcome<()> {
-        let mut from = 0;
+        let (mut from, mut ahead) = (0, ARCHIVES_AT_FIRST);
         loop {
             let (mut batch, mut memory) = (Vec::new(), 0);
-            while batch.len() < ARCHIVES_AHEAD && memory < TABLES_AHEAD_BYTES {
+            while batch.len() < ahead && memory < TABLES_AHEAD_BYTES {
                 let Some(number) = self.plan.lock().next_archive(self.round, from)? else { break };
                 from = number.get() + 1;
                 if let Some(wanted) = self.prepare(reader, number)? {
@@ -183,6 +186,7 @@ impl Stage<'_> {
                 return Ok(());
             }
             self.fetch_batch(reader, jobs, batch)?;
+            ahead = (ahead * 4).min(ARCHIVES_AHEAD);
         }
     }
 

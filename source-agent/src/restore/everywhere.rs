@@ -3,6 +3,7 @@
 
 use crate::report::{Exit, Failure, Outcome};
 use crate::tree::ChunkTable;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, params};
 use shared::id::{ArchiveNumber, ChunkId};
 
@@ -24,6 +25,8 @@ pub fn temporary(cache_kib: u32) -> Outcome<Connection> {
         "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -{cache_kib}; PRAGMA temp_store = FILE;"
     ))
     .map_err(sql)?;
+    // Otherwise a query that is asked again with other values may be planned again.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(sql)?;
     Ok(db)
 }
 

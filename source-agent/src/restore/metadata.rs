@@ -36,6 +36,13 @@ pub struct Notes {
     pub failed: BTreeMap<String, (u64, String)>,
 }
 
+/// What a file has for certain, so that it need not be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Has {
+    pub owner: (Uid, Gid),
+    pub mode: Option<u32>,
+}
+
 /// Sets metadata as the command line asks.
 pub struct Setter {
     owner: OwnerMode,
@@ -170,11 +177,11 @@ impl Setter {
     }
 
     /// A regular file or a directory, open: owner, attributes, mode, times; in this order, since each takes back some
-    /// of what comes later. `has` is the owner that it has for certain.
-    pub fn file(&self, file: BorrowedFd<'_>, entry: &Entry, has: Option<(Uid, Gid)>) {
+    /// of what comes later.
+    pub fn file(&self, file: BorrowedFd<'_>, entry: &Entry, has: Option<Has>) {
         let owner_set = match self.owner_of(entry) {
             None => false,
-            owner if owner == has => true,
+            owner if owner == has.map(|has| has.owner) => true,
             Some((user, group)) => match rustix::fs::fchown(file, Some(user), Some(group)) {
                 Ok(()) => true,
                 Err(e) => {
@@ -184,7 +191,10 @@ impl Setter {
             },
         };
         self.xattrs(entry, owner_set, |name, value| rustix::fs::fsetxattr(file, name, value, XattrFlags::empty()));
-        if let Err(e) = rustix::fs::fchmod(file, Mode::from_raw_mode(self.mode_of(entry, owner_set))) {
+        let mode = self.mode_of(entry, owner_set);
+        // An access list among the attributes changes the mode.
+        let has_mode = entry.xattrs.is_none() && has.is_some_and(|has| has.mode == Some(mode));
+        if !has_mode && let Err(e) = rustix::fs::fchmod(file, Mode::from_raw_mode(mode)) {
             self.failed("mode", &e.into());
         }
         if let Err(e) = rustix::fs::futimens(file, &times(&entry.modified)) {
@@ -194,10 +204,10 @@ impl Setter {
 
     /// A symbolic link, fifo or device: `node` is opened with O_PATH and O_NOFOLLOW, so that what is set is set on it and
     /// nothing that a link names.
-    pub fn special(&self, node: &File, entry: &Entry, link: bool, has: Option<(Uid, Gid)>) {
+    pub fn special(&self, node: &File, entry: &Entry, link: bool, has: Option<Has>) {
         let owner_set = match self.owner_of(entry) {
             None => false,
-            owner if owner == has => true,
+            owner if owner == has.map(|has| has.owner) => true,
             Some((user, group)) => {
                 match rustix::fs::chownat(node.as_fd(), c"", Some(user), Some(group), AtFlags::EMPTY_PATH) {
                     Ok(()) => true,

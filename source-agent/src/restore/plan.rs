@@ -120,7 +120,7 @@ pub fn entry_of(bytes: &[u8]) -> Outcome<Entry> {
         .map_err(|e| Failure::new("temporary", crate::report::Exit::Failed, format!("the temporary database: {e}")))
 }
 
-/// A query for at most [`WANTS_AT_ONCE`] rows. A bound that is a parameter would be planned anew each time.
+/// A query for at most [`WANTS_AT_ONCE`] rows.
 fn limited(query: &str) -> String {
     format!("{query} LIMIT {WANTS_AT_ONCE}")
 }

@@ -6,7 +6,7 @@
 
 use crate::report::{Exit, Failure, Outcome};
 use crate::restore::lru::Lru;
-use crate::restore::metadata::Setter;
+use crate::restore::metadata::{Has, Setter};
 use crate::restore::objects::tampered;
 use crate::restore::plan::{DirId, DirRow, FileId, Plan};
 use crate::tree::node::is_name;
@@ -27,6 +27,8 @@ use std::sync::{Arc, OnceLock};
 
 /// Files that are kept open.
 const OPEN_FILES: usize = 128;
+/// Mode of a file under its temporary name.
+const PARTIAL_MODE: u32 = 0o600;
 /// Directories that are kept open, where the limit of open files allows it.
 const OPEN_DIRS_MAX: u64 = 4096;
 /// Directories inside one another that `--delete` goes into.
@@ -64,8 +66,17 @@ pub struct OpenDir {
     fd: OwnedFd,
     /// This restore made it, or saw that it was empty: no name of the snapshot is taken in it.
     pub new: bool,
-    /// Owner and group that a file gets which is made in it.
-    gives: OnceLock<(Uid, Gid)>,
+    /// What the first file that was made in it had.
+    gives: OnceLock<Given>,
+}
+
+/// What a new file has: the mode that was asked for and the one it got, for neither the process's mask nor a default
+/// access list is known.
+#[derive(Debug, Clone, Copy)]
+struct Given {
+    owner: (Uid, Gid),
+    asked: u32,
+    got: u32,
 }
 
 impl OpenDir {
@@ -73,13 +84,18 @@ impl OpenDir {
         Self { fd, new, gives: OnceLock::new() }
     }
 
-    /// The owner of a file that was just made in it: the same for each, so that only the first one is looked at.
-    fn owner_of_new(&self, file: &File) -> Option<(Uid, Gid)> {
-        if self.gives.get().is_none() {
-            let stat = rustix::fs::fstat(file).ok()?;
-            return Some(*self.gives.get_or_init(|| (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid))));
-        }
-        self.gives.get().copied()
+    /// What a file has that was just made in it with this mode: the same for each, so that only the first one is
+    /// looked at.
+    fn has(&self, file: &File, asked: u32) -> Option<Has> {
+        let given = match self.gives.get() {
+            Some(given) => given,
+            None => {
+                let stat = rustix::fs::fstat(file).ok()?;
+                let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+                self.gives.get_or_init(|| Given { owner, asked, got: stat.st_mode & 0o7777 })
+            }
+        };
+        Some(Has { owner: given.owner, mode: (given.asked == asked).then_some(given.got) })
     }
 }
 
@@ -313,7 +329,7 @@ impl Target {
         let name = self.temporary(&format!("{id:x}"));
         let name = OsStr::new(&name);
         let new = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-        let file = match open_beneath(dir, name, new, 0o600) {
+        let file = match open_beneath(dir, name, new, PARTIAL_MODE) {
             Ok(fd) => {
                 let file = File::from(fd);
                 file.set_len(bytes)?;
@@ -345,7 +361,8 @@ impl Target {
     ) -> Result<(), io::Error> {
         let file = self.file(dir.as_fd(), id, entry.size)?;
         self.files.lock().remove(&id);
-        set.file(file.as_fd(), entry, dir.owner_of_new(&file));
+        let has = dir.has(&file, PARTIAL_MODE).map(|has| Has { mode: None, ..has });
+        set.file(file.as_fd(), entry, has);
         let name = component(&entry.name).map_err(|e| io::Error::other(e.message))?;
         rename(dir.as_fd(), OsStr::new(&self.temporary(&format!("{id:x}"))), name, overwrite)
     }
@@ -362,12 +379,14 @@ impl Target {
         set: &Setter,
     ) -> Result<(), io::Error> {
         let name = component(&entry.name).map_err(|e| io::Error::other(e.message))?;
-        if let Some(file) = self.nameless(dir.as_fd())? {
+        // Nobody can open what has no name: it may have its rights from the start, unless attributes need more.
+        let mode = if entry.xattrs.is_none() { entry.mode & 0o777 } else { PARTIAL_MODE };
+        if let Some(file) = self.nameless(dir.as_fd(), mode)? {
             file.write_all_at(content, 0)?;
             if content.len() as u64 != entry.size {
                 file.set_len(entry.size)?;
             }
-            set.file(file.as_fd(), entry, dir.owner_of_new(&file));
+            set.file(file.as_fd(), entry, dir.has(&file, mode));
             if self.give_name(&file, dir.as_fd(), id, name, overwrite)? {
                 return Ok(());
             }
@@ -377,11 +396,11 @@ impl Target {
     }
 
     /// A file without a name; `None` where there is no such thing.
-    fn nameless(&self, dir: BorrowedFd<'_>) -> Result<Option<File>, io::Error> {
+    fn nameless(&self, dir: BorrowedFd<'_>, mode: u32) -> Result<Option<File>, io::Error> {
         if self.named_only.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        match open_beneath(dir, OsStr::new("."), OFlags::WRONLY | OFlags::TMPFILE, 0o600) {
+        match open_beneath(dir, OsStr::new("."), OFlags::WRONLY | OFlags::TMPFILE, mode) {
             Ok(fd) => Ok(Some(File::from(fd))),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
                 self.named_only.store(true, Ordering::Relaxed);
@@ -448,7 +467,7 @@ impl Target {
     /// Makes a symbolic link, fifo or device with its metadata.
     pub fn special(&self, dir: &OpenDir, entry: &Entry, overwrite: Overwrite, set: &Setter) -> Result<(), io::Error> {
         let name = component(&entry.name).map_err(|e| io::Error::other(e.message))?;
-        let has = dir.gives.get().copied();
+        let has = dir.gives.get().map(|given| Has { owner: given.owner, mode: None });
         let new = dir.new;
         let dir = dir.as_fd();
         // A link is whole when it is made; nobody else writes in a directory that is new.
@@ -581,3 +600,6 @@ fn remove_tree(dir: BorrowedFd<'_>, name: &OsStr, device: u64, depth: usize) -> 
     }
     rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR).map_err(Into::into)
 }
+
+#[cfg(test)]
+mod tests;
