@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures first backup, unchanged run and restore over a real sshd on loopback, next to tar | zstd | ssh in the same run.
+"""Measures first backup, unchanged run and restore over a real sshd on loopback, next to tar, zstd and ssh in the same run.
 
     benches/run.py [--data DIR] [--work DIR] [--runs N] [--markdown FILE]
 
@@ -10,6 +10,9 @@ wall   seconds from the client's start to its exit
 cpu    seconds that the machine's processors worked meanwhile: client, ssh, sshd, sink and kernel together (keep it idle otherwise)
 rss    largest single process of the client's side / of the sink's side, in MiB
 rest   MiB that lie on the sink afterwards
+
+Every restore goes into a directory of its own, removed at the end of all: ext4 gives no inode number out again for some
+minutes, and searches long for another one, so that a restore right behind a removal measures that search.
 """
 
 import argparse
@@ -105,7 +108,10 @@ class Sink:
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", work / "host_key")
         (work / "client_key").unlink(missing_ok=True)
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", work / "client_key")
-        self.keys = [f'restrict,command="cat > /dev/null" {(work / "client_key.pub").read_text()}']
+        # `ssh HOST NAME` gets an archive if there is one of that name; anything else takes what comes.
+        asked = f"{self.home}/$SSH_ORIGINAL_COMMAND.tar.zst"
+        command = f"if [ -f {asked} ]; then cat {asked}; else cat > /dev/null; fi"
+        self.keys = [f'restrict,command="{command}" {(work / "client_key.pub").read_text()}']
         for folder in [*work.parents, work]:
             folder.chmod(folder.stat().st_mode | 0o055)
 
@@ -194,12 +200,9 @@ def client_rss(command):
     return int(subprocess.run([sys.executable, "-c", code, *map(str, command)], check=True, text=True, stdout=subprocess.PIPE).stdout)
 
 
-def best(runs, command, shell=False, before=None):
-    results = []
-    for _ in range(runs):
-        if before:
-            before()
-        results.append(measure(command, shell))
+def best(runs, command, shell=False):
+    """The fastest of some runs. `command` may be a function that makes it for each run."""
+    results = [measure(command() if callable(command) else command, shell) for _ in range(runs)]
     return min(results, key=lambda result: result["wall"])
 
 
@@ -244,7 +247,25 @@ class Source:
         return config, sink_card
 
 
-def case(sink, work, data, runs, rows):
+class Targets:
+    """New directories to restore into."""
+
+    def __init__(self, work):
+        self.directory, self.count = work / "restored", 0
+        self.directory.mkdir()
+
+    def next(self):
+        self.count += 1
+        return self.directory / str(self.count)
+
+    def last(self):
+        return self.directory / str(self.count)
+
+    def remove(self):
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def case(sink, work, data, runs, rows, targets):
     name = data.name
     source = Source(sink, work, name)
     reader, reader_sink = source.reader(work)
@@ -254,11 +275,6 @@ def case(sink, work, data, runs, rows):
     run(source.agent, "-c", reader, "trust", "add", source.card, "-i", source.identity, stdout=subprocess.DEVNULL)
     vault = sink.vault / "sources" / name
     backup = [source.agent, "-c", source.config, "-q", "backup", data]
-    target = work / f"restored-{name}"
-
-    def forget():
-        shutil.rmtree(target, ignore_errors=True)
-
     pipe = " ".join(sink.ssh("x"))
     files = sum(len(names) for _, _, names in os.walk(data))
     rows.append((name, f"{files:,} files, {size_mib(data):,.0f} MiB", None))
@@ -269,15 +285,24 @@ def case(sink, work, data, runs, rows):
     unchanged = best(max(runs, 2), backup)
     unchanged["rss"] = client_rss(backup)
     rows.append((name, "unchanged", unchanged))
-    restore = [source.agent, "-c", reader, "-q", "restore", f"latest:{data}", "-t", target, "-i", source.identity, "-H", name]
-    result = best(runs, restore, before=forget)
-    forget()
-    result["rss"] = client_rss(restore)
+    archive = sink.home / f"{name}.tar.zst"
+    run("bash", "-c", f"tar -C {data} -cf - . | zstd -3 -T2 -q > {archive}")
+    archive.chmod(0o644)
+    fetch = " ".join(sink.ssh(name))
+
+    def untar():
+        target = targets.next()
+        return f"mkdir {target} && {fetch} | zstd -dcq | tar -C {target} -xpf -"
+
+    rows.append((name, "ssh cat \\| zstd -d \\| tar x", best(runs, untar, True)))
+    words = [source.agent, "-c", reader, "-q", "restore", f"latest:{data}", "-i", source.identity, "-H", name, "-t"]
+    result = best(runs, lambda: [*words, targets.next()])
+    result["rss"] = client_rss([*words, targets.next()])
     rows.append((name, "restore", result))
-    differences = subprocess.run(["diff", "-r", "--no-dereference", data, target], stdout=subprocess.PIPE, text=True).stdout
+    compare = ["diff", "-r", "--no-dereference", data, targets.last()]
+    differences = subprocess.run(compare, stdout=subprocess.PIPE, text=True).stdout
     if differences:
         sys.exit(f"{name}: what came back differs:\n{differences[:2000]}")
-    forget()
     # Peak memory of a first backup, with a source of its own.
     again = Source(sink, work, f"{name}-memory")
     (sink.home / ".ssh/authorized_keys").write_text("".join(sink.keys))
@@ -313,12 +338,14 @@ def main():
     sink = Sink(options.work)
     sink.start()
     rows = []
+    targets = Targets(options.work)
     try:
         run("runuser", "-u", SINK_USER, "--", sink.bin / "remote-sink", "init", "--root", sink.vault, stdout=subprocess.DEVNULL)
         for name in ("tree", "many"):
-            case(sink, options.work, options.data / name, options.runs, rows)
+            case(sink, options.work, options.data / name, options.runs, rows, targets)
     finally:
         sink.stop()
+        targets.remove()
     print(table(rows))
     if options.markdown:
         options.markdown.write_text(table(rows))

@@ -2,6 +2,7 @@
 //! are written where the plan wants them. A file gets its metadata and name with its last chunk. What fails is sought
 //! elsewhere, in further rounds.
 
+use crate::backup::budget::{Budget, Permit};
 use crate::crypto::secret::ChunkNamer;
 use crate::progress::Progress;
 use crate::report::{Exit, Failure, Outcome};
@@ -13,7 +14,7 @@ use crate::restore::plan::{DirId, FileId, Plan, Want, entry_of};
 use crate::restore::reader::{OpenArchive, Reader, open_block};
 use crate::restore::report::LostList;
 use crate::restore::write::{OpenDir, Overwrite, Target};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 use shared::id::{ArchiveNumber, ChunkId};
 use std::collections::{BTreeSet, HashMap};
@@ -30,14 +31,18 @@ const ARCHIVES_AHEAD: usize = 32;
 const TABLES_AHEAD_BYTES: usize = 32 << 20;
 /// A chunk is sought in so many places at most.
 const ROUNDS_MAX: u32 = 70;
-/// Worker threads at most: each holds up to three blocks of 8 MiB.
+/// Worker threads at most: each holds an opened block of up to 8 MiB beside the sealed one.
 const WORKERS_MAX: usize = 8;
+/// Sealed bytes that wait for a thread or are being opened, so that the connection is read on while files are made.
+const SEALED_BYTES: u64 = 64 << 20;
 
 /// A block as it came.
 struct Job {
     open: Arc<OpenArchive>,
     block: u32,
     sealed: Vec<u8>,
+    /// Its share of [`SEALED_BYTES`], given back when it is done.
+    _permit: Permit,
 }
 
 /// Where content goes, and how.
@@ -61,6 +66,7 @@ struct Stage<'s> {
     round: u32,
     /// Files that got their names.
     files: &'s AtomicU64,
+    sealed: Arc<Budget>,
     findings: Mutex<Findings>,
     /// Ends the restore: a full disk, a broken temporary database.
     fatal: Mutex<Option<Failure>>,
@@ -79,6 +85,7 @@ pub fn write_content(reader: &mut Reader<'_>, to: &Writing<'_>) -> Outcome<u64> 
             namer: reader.namer.clone(),
             round,
             files: &files,
+            sealed: Budget::new(SEALED_BYTES),
             findings: Mutex::new(Findings::default()),
             fatal: Mutex::new(None),
         };
@@ -156,7 +163,7 @@ impl Stage<'_> {
     fn run(&self, reader: &mut Reader<'_>) -> Outcome<()> {
         // One more than processors: now and then one waits for the file system.
         let workers = std::thread::available_parallelism().map_or(2, usize::from).saturating_add(1).min(WORKERS_MAX);
-        let (sender, receiver) = bounded::<Job>(workers + 4);
+        let (sender, receiver) = unbounded();
         std::thread::scope(|scope| {
             for _ in 0..workers {
                 let receiver = receiver.clone();
@@ -225,7 +232,7 @@ impl Stage<'_> {
             Got::Part(block, sealed) => {
                 let known = missing.remove(&(at, block));
                 match batch.get(at) {
-                    Some((open, _)) if known => self.send(jobs, Job { open: Arc::clone(open), block, sealed }),
+                    Some((open, _)) if known => self.send(jobs, open, block, sealed),
                     _ => Ok(()),
                 }
             }
@@ -253,7 +260,7 @@ impl Stage<'_> {
         reader.sink.parts(&wanted, &mut |_, got| match got {
             Got::Part(_, sealed) => {
                 came = true;
-                self.send(jobs, Job { open: Arc::clone(open), block, sealed })
+                self.send(jobs, open, block, sealed)
             }
             Got::Ended(failure) => {
                 why = Some(failure);
@@ -277,9 +284,11 @@ impl Stage<'_> {
         }
     }
 
-    fn send(&self, jobs: &Sender<Job>, job: Job) -> Outcome<()> {
+    fn send(&self, jobs: &Sender<Job>, open: &Arc<OpenArchive>, block: u32, sealed: Vec<u8>) -> Outcome<()> {
         self.check_fatal()?;
-        jobs.send(job).map_err(|_| Failure::new("internal", Exit::Failed, "the writing threads ended"))
+        let ended = || Failure::new("internal", Exit::Failed, "the writing threads ended");
+        let permit = self.sealed.acquire(sealed.len() as u64).ok_or_else(ended)?;
+        jobs.send(Job { open: Arc::clone(open), block, sealed, _permit: permit }).map_err(|_| ended())
     }
 
     /// All wants of a block have failed.
@@ -308,7 +317,7 @@ impl Stage<'_> {
 
     /// Checks, opens and writes one block. An `Err` ends the restore.
     fn job(&self, job: Job) -> Outcome<()> {
-        let Job { open, block, sealed } = job;
+        let Job { open, block, sealed, _permit } = job;
         let number = open.archive.name.number;
         let opened = match open_block(&open, block, sealed) {
             Ok(opened) => opened,
