@@ -7,6 +7,7 @@ use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch, apply_filter,
 };
+use shared::wire::Role;
 use std::collections::BTreeMap;
 
 /// How objects come into being on the vault's file system.
@@ -24,6 +25,8 @@ pub struct Committer {
     pub staging: Staging,
     /// The only process that may be waited for and ended.
     pub receiver: Pid,
+    /// What it serves. Only who pushes takes locks of its own source; who reads could lock out sessions of others.
+    pub role: Role,
 }
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
@@ -92,7 +95,6 @@ const ON_FILES: &[i64] = &[
     libc::SYS_fsync,
     libc::SYS_fadvise64,
     libc::SYS_fstatfs,
-    libc::SYS_flock,
 ];
 
 /// One argument has this value. Arguments that the kernel takes as `int` are compared in 32 bits, as it does.
@@ -172,6 +174,9 @@ pub fn committer(session: &Committer) -> Result<(), ConfineError> {
     let rules = &mut all;
     for call in ON_FILES {
         rules.insert(*call, Vec::new());
+    }
+    if session.role == Role::Push {
+        rules.insert(libc::SYS_flock, Vec::new());
     }
     allow(rules, libc::SYS_openat, [bits(2, OPEN_MASK, libc::O_RDONLY)])?;
     match session.staging {

@@ -9,7 +9,8 @@
 //! and a silent session sees that another waits, and ends.
 //!
 //! And one flock for each session of a key, whatever its role, on one of the first directories of its own `archives`:
-//! sshd itself counts no sessions per key. No command of the operator locks those.
+//! sshd itself counts no sessions per key. No command of the operator locks those. It is taken before the session is
+//! confined; after that only who pushes may lock anything (`confine`): who reads reaches these directories of others.
 
 use crate::store::directory::Root;
 use crate::store::layout::{shelf_dir, source_room};

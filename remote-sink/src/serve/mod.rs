@@ -166,7 +166,7 @@ pub fn enter(
     if confinement == Confinement::Required {
         let unnamed = reach.staging.as_ref().is_none_or(|staging| directory::has_unnamed_files(staging));
         let staging = if unnamed { Staging::Unnamed } else { Staging::Named };
-        confine::committer(&reach, &confine::Committer { staging, receiver })?;
+        confine::committer(&reach, &confine::Committer { staging, receiver, role: options.role })?;
     }
     Ok(start)
 }

@@ -235,6 +235,8 @@ fn what_remains(judge: &Judge, scene: &Scene) {
     judge.works("any name", link(&from, &shelf.join("junk"), libc::AT_SYMLINK_FOLLOW));
     judge.works("write on in an own upload", call(libc::SYS_write, [fd, attacks::zeros(), 8]));
     judge.works("a second name", link(&shelf.join("junk"), &shelf.join("second"), libc::AT_SYMLINK_FOLLOW));
+    let records = judge.works("its own records", open_room(scene, "records")).unwrap_or(-1);
+    judge.works("lock its own", flock(records, libc::LOCK_EX));
     judge.refused("does a path exist", open("/proc/no-such-file", libc::O_RDONLY), &[libc::ENOENT]);
 }
 
@@ -257,6 +259,15 @@ fn read(judge: &Judge, scene: &Scene) {
     judge.works("read an object", open(&scene.own, libc::O_RDONLY));
     let staging = scene.vault.join("sources/laptop/staging");
     let fd = judge.works("stage", open(staging, libc::O_WRONLY | libc::O_TMPFILE)).unwrap_or(-1);
+    // Places of the sources that it reads: held, they would turn away every session of theirs.
+    for taken in LOCKED {
+        let held = judge.works("open what sessions lock", open_room(scene, taken)).unwrap_or(-1);
+        for how in [libc::LOCK_EX, libc::LOCK_SH, libc::LOCK_UN] {
+            judge.refused(taken, flock(held, how), EPERM);
+        }
+    }
+    judge.refused("lock an upload", flock(fd, libc::LOCK_EX), EPERM);
+    judge.holds("its own place is held since before", start.slot.is_some());
     let from = PathBuf::from(format!("/proc/self/fd/{fd}"));
     judge.refused("add to a source", link(&from, &scene.own.with_file_name("new"), libc::AT_SYMLINK_FOLLOW), NO_LINK);
     let owner = start.access.owners.values().next().cloned();
@@ -265,6 +276,17 @@ fn read(judge: &Judge, scene: &Scene) {
         judge.holds("add for the owner", judge.works("put", add) == Some(Placed::New));
     }
     kills_its_receiver_alone(judge, child, id);
+}
+
+/// What sessions of a source lock, within its room, as far as a reader reaches it.
+const LOCKED: [&str; 3] = ["archives/01", "archives/07", "records"];
+
+fn open_room(scene: &Scene, place: &str) -> io::Result<i64> {
+    open(scene.vault.join("sources/web1").join(place), libc::O_RDONLY | libc::O_DIRECTORY)
+}
+
+fn flock(fd: i64, how: i32) -> io::Result<i64> {
+    call(libc::SYS_flock, [fd, i64::from(how | libc::LOCK_NB)])
 }
 
 fn dir(path: &Path) -> OwnedFd {
@@ -277,7 +299,10 @@ fn named(judge: &Judge, scene: &Scene) {
     let Some((child, id)) = helper(judge) else { return };
     let shelf = scene.own.parent().expect("a shelf");
     let reach = Reach { staging: Some(Arc::new(dir(&staging(scene)))), takes: vec![dir(shelf)], reads: Vec::new() };
-    judge.works("confine", confine::committer(&reach, &Committer { staging: Staging::Named, receiver: id }));
+    judge.works(
+        "confine",
+        confine::committer(&reach, &Committer { staging: Staging::Named, receiver: id, role: Role::Push }),
+    );
     no_way_out(judge, scene, EACCES);
     only_adds(judge, scene);
     let name = staging(scene).join("name");
@@ -302,6 +327,11 @@ fn waived(judge: &Judge, scene: &Scene) {
     judge.works("read outside", open(&scene.outside, libc::O_RDONLY));
     judge.works("read another's", open(&scene.other, libc::O_RDONLY));
     judge.works("socket", call(libc::SYS_socket, [libc::AF_INET.into(), libc::SOCK_DGRAM.into(), 0]));
+    for taken in LOCKED {
+        let held = judge.works("open what sessions lock", open_room(scene, taken)).unwrap_or(-1);
+        judge.works("lock it", flock(held, libc::LOCK_SH));
+        judge.works("let it go", flock(held, libc::LOCK_UN));
+    }
     judge.works("make executable memory", call(libc::SYS_mmap, [0, 4096, libc::PROT_EXEC.into(), 0x22, -1, 0]));
     let junk = scene.own.with_file_name("junk");
     judge.works("make a name", open(&junk, libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL));
