@@ -214,7 +214,11 @@ fn write(
             count += 1;
         }
     }
-    sweeper.finish_pack(writer)?;
+    if count == 0 && again.is_empty() {
+        sweeper.abandon_pack(writer)?;
+    } else {
+        sweeper.finish_pack(writer)?;
+    }
     Ok((count, left))
 }
 

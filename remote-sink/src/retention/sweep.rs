@@ -156,6 +156,11 @@ impl Sweeper<'_> {
         self.step("after syncing a pack")
     }
 
+    /// A pack that would be empty: what looked like objects is none.
+    pub fn abandon_pack(&self, writer: PackWriter) -> Result<(), RetentionError> {
+        self.remove(&writer.path)
+    }
+
     /// Loose files of objects that are packed: unlink each · fsync(directory). A crash leaves some of them.
     pub fn remove_loose(&self, shelf: Shelf, names: &[Name]) -> Result<(), RetentionError> {
         debug_assert!(names.iter().all(|name| crate::store::pack::key(name).is_some()));

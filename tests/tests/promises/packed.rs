@@ -1,8 +1,12 @@
 //! A vault whose heads, receipts and envelopes are packed (docs/format.md, section "Packs"), written here from the
 //! specification: confined sessions of every role go on with it, and so do the operator's commands.
 
+use shared::wire::request::ListHeads;
+use shared::wire::{Query, Reply};
 use std::path::Path;
 use tests::agent::Usual;
+use tests::craft::Forger;
+use tests::wire::Client;
 use tests::{Chance, Vault, tree};
 
 fn unhex(text: &str) -> Vec<u8> {
@@ -48,10 +52,9 @@ fn pack(vault: &Vault, source: &str, shelf: &str, letter: u8, number: u64) {
 fn confined_sessions_go_on_with_packed_chains() {
     let usual = Usual::new();
     let mut chance = Chance::new(5);
-    let auditor = tests::Agent::reader(usual.place.path(), "auditor", &usual.owner);
-    let enrolled = usual.vault.enroll(&auditor.card, "audit", "backup@127.0.0.1:22", &["--of", "web1"]);
-    auditor.add_path("local", &usual.vault, &enrolled);
-    auditor.trust(&usual.source);
+    let auditor = Forger::new("auditor");
+    let card = auditor.card.to_string();
+    let sink = usual.vault.enroll(&card, "audit", "backup@127.0.0.1:22", &["--of", "web1"]).card.sink;
     for number in 0..3 {
         for round in 0..2 {
             tree::write(&usual.data.join(format!("file-{number}-{round}")), &chance.bytes(100_000));
@@ -64,7 +67,12 @@ fn confined_sessions_go_on_with_packed_chains() {
         usual.must_restore(&format!("restored-{number}"));
     }
     assert_eq!(usual.reader.snapshot_ids().len(), 6);
-    auditor.owner_run(&["check"]).ok();
+    let keys = usual.source.keys();
+    let list = ListHeads { source: keys.card.source_id(), lineage: keys.lineage, from: 0, limit: 100 };
+    let mut audit = Client::other(usual.vault.serve("auditor", "audit"), &sink);
+    let Reply::Heads(heads) = audit.query(Query::ListHeads(list)) else { panic!("no heads") };
+    assert!(heads.items.len() == 6 && heads.items.iter().all(|item| item.receipt.is_some()));
+    drop(audit);
     // One more: it follows a head that is packed, and its own files are loose.
     tree::write(&usual.data.join("last"), b"one more");
     usual.source.must_back_up(&usual.data);

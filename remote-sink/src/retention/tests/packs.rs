@@ -163,6 +163,22 @@ fn a_file_with_the_name_of_a_packed_head_is_read_by_nobody() {
 }
 
 #[test]
+fn junk_with_the_names_of_objects_is_not_packed() {
+    let world = long(12);
+    world.prune(&options());
+    let before = packs(&world);
+    let session = |at: u8| Name::Envelope(SessionId::new([at; 32]));
+    for at in 0..20 {
+        std::fs::write(world.layout.object(&name(), &session(at)), b"no envelope").unwrap();
+    }
+    for _ in 0..3 {
+        assert_eq!(world.prune(&options()).packed, Packed::default());
+    }
+    assert_eq!((packs(&world), loose(&world, Shelf::Envelopes)), (before, 20), "it stays for verify to name");
+    assert!(std::fs::read_dir(world.layout.staging(&name())).unwrap().next().is_none());
+}
+
+#[test]
 fn a_damaged_index_is_made_again_from_the_objects() {
     // Of what is cut off nobody can say what it held: the file is kept.
     for (what, lost, kept) in [("footer", 0, 0), ("index", 0, 0), ("cut", 0, 1), ("object", 1, 1)] {
