@@ -36,12 +36,14 @@ pub enum Brake {
     Shrink,
     Grow,
     Recipients,
+    /// Too much came since the last run to weigh all of it.
+    Bulk,
     Share,
     Busy,
 }
 
 impl Brake {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Clock,
         Self::Rollback,
         Self::Scrub,
@@ -51,6 +53,7 @@ impl Brake {
         Self::Shrink,
         Self::Grow,
         Self::Recipients,
+        Self::Bulk,
         Self::Share,
         Self::Busy,
     ];
@@ -65,6 +68,7 @@ impl Brake {
             Self::Shrink => "shrink",
             Self::Grow => "grow",
             Self::Recipients => "recipients",
+            Self::Bulk => "bulk",
             Self::Share => "share",
             Self::Busy => "busy",
         }
@@ -142,6 +146,7 @@ impl Facts<'_> {
         raise(Brake::Scrub, self.scrub());
         raise(Brake::Burst, self.burst());
         raise(Brake::Flood, self.flood());
+        raise(Brake::Bulk, self.bulk());
         for series in self.history.by_series().values() {
             let whole: Vec<&Link> = series.iter().copied().filter(|link| !link.snapshot.checkpoint).collect();
             for (brake, message) in self.series(&whole) {
@@ -233,6 +238,17 @@ impl Facts<'_> {
             last = held.bytes;
         }
         None
+    }
+
+    /// Do too many snapshots come, or too many bytes? Then the run stops whatever the snapshots weigh.
+    pub fn is_flooded(&self, accepted: &[Brake]) -> bool {
+        let stops = |brake| !accepted.contains(&brake);
+        stops(Brake::Burst) && self.burst().is_some() || stops(Brake::Flood) && self.flood().is_some()
+    }
+
+    fn bulk(&self) -> Option<String> {
+        let left = self.weighed.unweighed.filter(|left| Some(left.entry) > self.looked(Brake::Bulk))?;
+        Some(format!("more came than one run can weigh: {} snapshots were not compared with those before", left.count))
     }
 
     /// Each snapshot of a series that came since the last run, against those before it.

@@ -36,6 +36,7 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 use sweep::Step;
 use vault::{Desk, RetentionError, Source, io_error};
+use weigh::Weighed;
 
 /// Between two tries to get a source from its session.
 const RETRY: Duration = Duration::from_millis(100);
@@ -214,23 +215,38 @@ fn forget_records(desk: &Desk, source: &Source, step: Step) -> Result<(), Retent
 
 /// What the rules and the brakes say.
 fn judge(desk: &Desk, source: &Source, options: &Options, busy: bool) -> Result<Outcome, RetentionError> {
+    judge_within(desk, source, options, busy, weigh::WORK_MAX)
+}
+
+/// The same; `work` is what the weighing may cost.
+fn judge_within(
+    desk: &Desk,
+    source: &Source,
+    options: &Options,
+    busy: bool,
+    work: u64,
+) -> Result<Outcome, RetentionError> {
     let history = history::read(desk.view(), source)?;
     let rules = InForce::of(desk.config, &source.name);
     let decisions = policy::decide(&rules.rules, &history.present(), desk.now.wall);
     let none = SourceMemory::default();
     let memory = desk.journal.memory.source(&source.name).unwrap_or(&none);
     let since = memory.pruned.map(|(_, entry)| entry);
-    let facts = Facts {
+    let mut facts = Facts {
         memory: &desk.journal.memory,
         source: memory,
         history: &history,
-        weighed: weigh::weigh(source, &history, since, brakes::WEIGHED_BEFORE)?,
+        weighed: Weighed::default(),
         alerts: &desk.config.alerts,
         decisions: &decisions,
         busy,
         now: desk.now.wall,
         max_remove_percent: options.max_remove_percent.unwrap_or(rules.max_remove_percent),
     };
+    // What stops the run anyway costs no further work: it is weighed when the operator has accepted that.
+    if !facts.is_flooded(&options.accept) {
+        facts.weighed = weigh::weigh(source, &history, since, brakes::WEIGHED_BEFORE, work)?;
+    }
     let mut alarms = facts.judge();
     alarms.retain(|alarm| !options.accept.contains(&alarm.brake));
     let source = source.name.clone();

@@ -1,5 +1,6 @@
 //! Retention on vaults in temporary directories, with clocks that the tests set.
 
+mod bulk;
 mod heal;
 mod packs;
 
@@ -152,8 +153,14 @@ impl World {
     }
 
     fn body(&self, named: &[(Made, u8)]) -> Digest {
+        let spans = named.chunk_by(|a, b| a.0.number / 1024 == b.0.number / 1024);
+        self.body_of(&spans.map(<[_]>::to_vec).collect::<Vec<_>>())
+    }
+
+    /// A body of these pages.
+    fn body_of(&self, spans: &[Vec<(Made, u8)>]) -> Digest {
         let mut pages = Vec::new();
-        for span in named.chunk_by(|a, b| a.0.number / 1024 == b.0.number / 1024) {
+        for span in spans {
             let entry = |(made, live): &(Made, u8)| PageEntry {
                 number: ArchiveNumber::new(made.number).unwrap(),
                 id: made.id,
@@ -173,7 +180,10 @@ impl World {
 
     /// Commits what the session would commit; the receipt is of the sink's clock.
     fn commit(&mut self, named: &[(Made, u8)], flags: u8, created: i64) -> SnapshotDone {
-        let body = self.body(named);
+        self.commit_body(self.body(named), named.len() as u64, flags, created)
+    }
+
+    fn commit_body(&mut self, body: Digest, archives: u64, flags: u8, created: i64) -> SnapshotDone {
         let (sequence, previous) = self.head.map_or((0, None), |(sequence, digest)| (sequence + 1, Some(digest)));
         let head = Head {
             source: self.card.source_id(),
@@ -202,7 +212,7 @@ impl World {
             received: self.now,
             previous: self.receipt,
             journal: note.journal,
-            archives: named.len() as u64,
+            archives,
             keep_until: note.keep_until(self.now, head.is_checkpoint()),
         };
         let receipt = sign(receipt, &self.sink).unwrap();
