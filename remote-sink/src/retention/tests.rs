@@ -465,6 +465,36 @@ fn blocks_that_no_body_ever_named_are_found_in_time() {
     }
 }
 
+#[test]
+fn what_did_not_fit_into_a_list_is_found_in_time_when_no_body_names_it_any_more() {
+    let Story { mut world, archives, .. } = story();
+    let [a, b, c, d] = archives[..] else { unreachable!() };
+    world.prune(&Options::default());
+    world.now += 9 * DAY;
+    // The body that named more of them is purged by this run, and the list that tells of it is full: it was cut.
+    world.prune(&Options::default());
+    let cut = |world: &World| {
+        let mut desk = world.desk();
+        let source = desk.source(&name()).unwrap().clone();
+        let list = condemned::read(&desk, &source).unwrap().unwrap();
+        let (whole, parts): (Vec<_>, Vec<_>) = list.items.iter().cloned().partition(|item| item.blocks.is_empty());
+        condemned::write(&mut desk, &source, whole, list.bodies.to_vec()).unwrap();
+        parts.len()
+    };
+    assert!(cut(&world) >= 1 && std::fs::read_dir(world.layout.trash(&name())).unwrap().next().is_none());
+    let before = world.archive_bytes(a).unwrap();
+    // Each run looks at the indexes of one of 32 parts of the vault, by chance.
+    let freed = (0..600).any(|_| {
+        world.now += 2 * DAY;
+        world.prune(&all());
+        world.archive_bytes(a).unwrap() < before
+    });
+    assert!(
+        freed && [b, d].iter().all(|made| world.archive_bytes(*made).is_some()) && world.archive_bytes(c).is_none()
+    );
+    world.is_whole("the rest");
+}
+
 /// Lets the `nth` step of a run fail, and everything after it, as a crash does.
 fn crash_at(world: &World, nth: usize) -> bool {
     let count = Cell::new(0);
