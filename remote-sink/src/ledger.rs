@@ -197,6 +197,18 @@ impl Ledger {
         Ok(transaction.commit()?)
     }
 
+    /// Forgets when these were found right.
+    pub fn unmark_verified(&mut self, archives: &[(Lineage, ArchiveNumber)]) -> Result<(), LedgerError> {
+        let transaction = self.0.transaction()?;
+        {
+            let mut delete = transaction.prepare_cached("delete from verified where lineage = ? and number = ?")?;
+            for (lineage, archive) in archives {
+                delete.execute(params![lineage.as_bytes(), number(archive.get())])?;
+            }
+        }
+        Ok(transaction.commit()?)
+    }
+
     fn fold_record(
         &mut self,
         name: &Name,

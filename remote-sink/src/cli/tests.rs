@@ -345,6 +345,30 @@ fn a_stopped_prune_calls_the_hook_and_has_its_own_exit_code() {
 }
 
 #[test]
+fn a_sample_that_finds_nothing_ends_no_alarm_of_damage() {
+    let desk = Desk::new();
+    desk.enroll(&card("web1", 1, None), &[]).unwrap();
+    let damage = |objects| {
+        let mut journal = crate::journal::Journal::open(&Layout::new(desk.root())).unwrap();
+        let event = crate::journal::Event::Scrubbed("web1".parse().unwrap(), objects);
+        journal.append(&crate::journal::Moment::now(), event).unwrap();
+    };
+    let is_stopped = || code_of(desk.run_code(&["prune"], "").0) == code_of(Ok(ExitCode::from(exit::STOPPED)));
+    damage(2);
+    desk.run(&["verify", "--sample", "10%"], "").unwrap();
+    assert!(is_stopped(), "it may have left out what is damaged");
+    desk.run(&["verify"], "").unwrap();
+    assert!(!is_stopped(), "everything was read");
+    damage(2);
+    desk.run(&["prune", "web1", "--accept", "scrub", "--reason", "known"], "").unwrap();
+    desk.run(&["verify", "--sample", "10%"], "").unwrap();
+    assert!(!is_stopped());
+    let memory = crate::journal::Journal::look(&Layout::new(desk.root())).unwrap();
+    let scrubbed = memory.source(&"web1".parse().unwrap()).unwrap().scrubbed.unwrap();
+    assert_eq!(scrubbed.1, 0, "what was accepted is no damage that stands");
+}
+
+#[test]
 fn a_source_that_falls_silent_is_told_of_once() {
     let desk = Desk::new();
     desk.enroll(&card("web1", 1, None), &[]).unwrap();

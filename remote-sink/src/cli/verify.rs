@@ -6,7 +6,10 @@ use crate::config::{Age, Size, iec};
 use crate::journal::Event;
 use crate::ledger::Ledger;
 use crate::report::{Failure, exit};
+use crate::retention::brakes::Brake;
+use crate::retention::vault::Desk;
 use crate::verify::{Finding, Report, SourceReport, VerifyOptions, verify_observed};
+use shared::id::SourceName;
 use shared::sys::{Clock, SystemClock};
 use shared::text::printable;
 use std::str::FromStr;
@@ -70,7 +73,7 @@ pub fn run(args: &VerifyArgs, context: &mut Context<'_>) -> Result<u8, Failure> 
     let progress = Progress::new(&context.global);
     let report = verify_observed(vault.layout.root(), &options, &SystemClock, &|bytes| progress.read(bytes))?;
     progress.end();
-    note_scrub(&report, context);
+    note_scrub(&report, options.sample_percent.is_some_and(|percent| percent < 100.0), context);
     for source in &report.sources {
         remember(&vault, source, began, context);
     }
@@ -105,21 +108,31 @@ impl Progress {
 /// run reads more.
 fn remember(vault: &Vault, source: &SourceReport, began: i64, context: &Context<'_>) {
     let Ok(name) = source.name.parse() else { return };
-    let noted =
-        Ledger::open(&vault.layout.ledger(&name)).and_then(|mut ledger| ledger.mark_verified(&source.verified, began));
+    let noted = Ledger::open(&vault.layout.ledger(&name)).and_then(|mut ledger| {
+        // Read again next time, however young their last good reading is.
+        ledger.unmark_verified(&source.suspect)?;
+        ledger.mark_verified(&source.verified, began)
+    });
     if let Err(e) = noted {
         context.warn(format!("{name}: {e}; what was read is not remembered"));
     }
 }
 
 /// Notes in the operator's journal what was found: `prune` stops while something is damaged. Where this account may
-/// not write there, only the report tells.
-fn note_scrub(report: &Report, context: &Context<'_>) {
+/// not write there, only the report tells. A sample may have left out just what an earlier run found damaged: what it
+/// did not find ends no alarm.
+fn note_scrub(report: &Report, is_sample: bool, context: &Context<'_>) {
     let noted = Vault::open_to_change(context.global.root.as_deref()).and_then(|vault| {
         let mut desk = vault.desk()?;
         crate::retention::observe::observe(&mut desk)?;
         for source in &report.sources {
             let Ok(name) = source.name.parse() else { continue };
+            if is_sample && source.damage_total == 0 && damage_stands(&desk, &name) {
+                context.warn(format!(
+                    "{name}: an earlier verify found damage, and this one read a sample: run verify without --sample"
+                ));
+                continue;
+            }
             let now = desk.now.clone();
             desk.journal.append(&now, Event::Scrubbed(name, source.damage_total))?;
         }
@@ -128,6 +141,13 @@ fn note_scrub(report: &Report, context: &Context<'_>) {
     if let Err(failure) = noted {
         context.warn(format!("the journal does not know of this: {}", failure.message));
     }
+}
+
+/// Did the last run that counts find damage, which nobody has accepted?
+fn damage_stands(desk: &Desk, name: &SourceName) -> bool {
+    let memory = desk.journal.memory.source(name);
+    let accepted = memory.and_then(|memory| memory.accepted.get(Brake::Scrub.as_str())).map(|(_, entry)| *entry);
+    memory.and_then(|memory| memory.scrubbed).is_some_and(|(_, damaged, entry)| damaged > 0 && Some(entry) > accepted)
 }
 
 fn tell(report: &Report, took: Duration, context: &mut Context<'_>) -> Result<(), Failure> {

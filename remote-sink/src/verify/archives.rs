@@ -3,11 +3,12 @@
 use crate::ledger::Ledger;
 use crate::store::archive::{ArchiveError, Checked, open_checked};
 use crate::store::{Directory, Name, Stored, lease};
-use crate::verify::healed::Healed;
+use crate::verify::healed::{Healed, Sound};
 use crate::verify::{Judged, SourceReport, VerifyOptions};
+use shared::format::owner::BlockName;
 use shared::format::{Index, PageEntry};
 use shared::id::{ArchiveId, ArchiveNumber, Lineage};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -52,20 +53,29 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn wants(&self, lineage: &Lineage, number: ArchiveNumber) -> bool {
+    fn wants(&self, lineage: &Lineage, number: ArchiveNumber) -> Wanted {
         if let (Some(since), Some(ledger)) = (self.skip_since, self.ledger)
             && let Ok(Some(at)) = ledger.verified_at(lineage, number)
             && at > since
         {
-            return false;
+            return Wanted::Verified;
         }
-        let Some(share) = self.sample else { return true };
+        let Some(share) = self.sample else { return Wanted::Read };
         let mut hasher = blake3::Hasher::new_keyed(&self.seed);
         hasher.update(lineage.as_bytes()).update(&number.get().to_le_bytes());
         let mut draw = [0; 8];
         hasher.finalize_xof().fill(&mut draw);
-        u64::from_le_bytes(draw) < share
+        if u64::from_le_bytes(draw) < share { Wanted::Read } else { Wanted::LeftOut }
     }
+}
+
+/// Is an archive's data to be read?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Read,
+    /// It was found right within the age that was asked for.
+    Verified,
+    LeftOut,
 }
 
 impl Pace<'_> {
@@ -89,12 +99,18 @@ struct Facts {
     /// Parts that the generation lacks, and parts that are damaged.
     absent: BTreeSet<u32>,
     damaged: BTreeSet<u32>,
+    /// What is not among those is right: it was read, and nobody can change it any more.
+    proven: bool,
 }
 
 impl Facts {
-    /// Is this block of this archive here, and not known to be damaged?
-    fn holds(&self, id: ArchiveId, block: u32) -> bool {
-        self.id == id && block < self.blocks && !self.absent.contains(&block) && !self.damaged.contains(&block)
+    fn sound(&self, id: ArchiveId, block: u32) -> Sound {
+        match () {
+            () if self.id != id || block >= self.blocks || self.absent.contains(&block) => Sound::Missing,
+            () if self.damaged.contains(&block) => Sound::Damaged,
+            () if self.proven => Sound::Proven,
+            () => Sound::Unread,
+        }
     }
 }
 
@@ -126,29 +142,26 @@ impl Archives {
             })
             .collect();
         // The ledger's connection stays with this thread.
-        let wanted: HashSet<_> =
-            names.iter().filter(|(lineage, number)| reading.wants(lineage, *number)).copied().collect();
-        let next = AtomicUsize::new(0);
-        let verdicts = Mutex::new(Vec::new());
-        let pace = &reading.pace;
-        std::thread::scope(|scope| {
-            for _ in 0..THREADS {
-                scope.spawn(|| {
-                    while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let verdict = judge_one(judged, pace, *name, wanted.contains(name));
-                        verdicts.lock().unwrap_or_else(PoisonError::into_inner).push(verdict);
-                    }
-                });
+        let wanted: Vec<_> =
+            names.into_iter().map(|name| Task { name, wanted: reading.wants(&name.0, name.1) }).collect();
+        let mut verdicts = judge_all(judged, &reading.pace, &wanted);
+        // What heals a damaged block is read too, whatever was left out: without that it may be as rotten. Among it more
+        // may turn out to be damaged, so again until nothing is left.
+        loop {
+            let was_read = |place: &(Lineage, ArchiveNumber)| verdicts.get(place).is_some_and(|verdict| verdict.read);
+            let unread = Healed::unread(judged, |lineage, block| sound(&verdicts, lineage, block), was_read);
+            if unread.is_empty() {
+                break;
             }
-        });
-        let mut verdicts = verdicts.into_inner().unwrap_or_else(PoisonError::into_inner);
-        verdicts.sort_unstable_by_key(|verdict| verdict.name);
+            let tasks: Vec<_> = unread.into_iter().map(|name| Task { name, wanted: Wanted::Read }).collect();
+            verdicts.extend(judge_all(judged, &reading.pace, &tasks));
+        }
+        let healed = Healed::find(judged, |lineage, block| sound(&verdicts, lineage, block));
         let mut found: Vec<Finding> = Vec::new();
         let facts: HashMap<_, _> =
-            verdicts.into_iter().filter_map(|verdict| verdict.report(report, &mut found)).collect();
-        let healed = Healed::find(judged, |lineage, block| {
-            facts.get(&(*lineage, block.number)).is_some_and(|facts| facts.holds(block.id, block.block))
-        });
+            verdicts.into_values().filter_map(|verdict| verdict.report(report, &mut found)).collect();
+        report.suspect = found.iter().map(|(place, ..)| *place).collect();
+        report.suspect.dedup();
         for (place, part, what) in found {
             let is_healed = |facts: &Facts| part.is_some_and(|part| healed.has(&place.0, place.1, facts.id, part));
             if facts.get(&place).is_some_and(is_healed) {
@@ -221,7 +234,36 @@ impl Verdict {
     }
 }
 
-fn judge_one(judged: &Judged, pace: &Pace, name: (Lineage, ArchiveNumber), read: bool) -> Verdict {
+struct Task {
+    name: (Lineage, ArchiveNumber),
+    wanted: Wanted,
+}
+
+type Verdicts = BTreeMap<(Lineage, ArchiveNumber), Verdict>;
+
+fn sound(verdicts: &Verdicts, lineage: &Lineage, block: &BlockName) -> Sound {
+    let facts = verdicts.get(&(*lineage, block.number)).and_then(|verdict| verdict.facts.as_ref());
+    facts.map_or(Sound::Missing, |facts| facts.sound(block.id, block.block))
+}
+
+fn judge_all(judged: &Judged, pace: &Pace, tasks: &[Task]) -> Verdicts {
+    let next = AtomicUsize::new(0);
+    let verdicts = Mutex::new(Verdicts::new());
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let verdict = judge_one(judged, pace, task);
+                    verdicts.lock().unwrap_or_else(PoisonError::into_inner).insert(task.name, verdict);
+                }
+            });
+        }
+    });
+    verdicts.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn judge_one(judged: &Judged, pace: &Pace, task: &Task) -> Verdict {
+    let (name, read) = (task.name, task.wanted == Wanted::Read);
     let object = Name::Archive(name.0, name.1);
     let bytes = super::stored_bytes(judged.store, &object);
     let mut verdict = Verdict { name, bytes, facts: None, read: false, open: false, findings: Vec::new() };
@@ -254,7 +296,8 @@ fn judge_one(judged: &Judged, pace: &Pace, name: (Lineage, ArchiveNumber), read:
         }
     }
     verdict.read = read;
-    let facts = Facts { id: found.layout.region.id(), blocks: found.index.blocks(), absent, damaged };
+    let proven = task.wanted == Wanted::Verified || read && !verdict.open;
+    let facts = Facts { id: found.layout.region.id(), blocks: found.index.blocks(), absent, damaged, proven };
     verdict.facts = Some(facts);
     verdict
 }

@@ -86,6 +86,8 @@ pub struct SourceReport {
     pub unknown_total: u64,
     /// Archives that were read whole, are right, and cannot be changed by any session any more: for the ledger's table of last readings.
     pub verified: Vec<(Lineage, ArchiveNumber)>,
+    /// Archives with something wrong in them, healed or not: their last good reading counts no more.
+    pub suspect: Vec<(Lineage, ArchiveNumber)>,
 }
 
 impl SourceReport {
