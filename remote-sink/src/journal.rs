@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 mod log;
 mod memory;
-pub use memory::{Gone, Holding, Memory, Seen, SourceMemory};
+pub use memory::{Gone, Holding, Memory, SILENT, Seen, SourceMemory};
 
 /// First line of the key's file.
 pub const JOURNAL_KEY: &str = "pawl-journal-key:1";

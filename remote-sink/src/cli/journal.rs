@@ -2,7 +2,7 @@
 
 use super::{Context, DONE, hooks, table};
 use crate::cli::vault::{Enrolled, Vault};
-use crate::journal::{Event, Journal, SourceMemory, Words};
+use crate::journal::{Event, Journal, SILENT, SourceMemory, Words};
 use crate::report::{Failure, exit};
 use crate::retention::observe;
 use crate::retention::vault::Desk;
@@ -49,19 +49,16 @@ pub fn observe(_args: &ObserveArgs, context: &mut Context<'_>) -> Result<u8, Fai
     Ok(failed.iter().map(|failure| context.failed(failure)).max().unwrap_or(exit::OK))
 }
 
-/// What an alarm about silence is called.
-const SILENT: &str = "silent";
-
-/// Why this source counts as silent, unless that was said already of the same silence.
+/// Why this source counts as silent, unless that was said already of the same silence: by an entry of the journal behind
+/// the one that saw its newest head. Entries count, not times: the clock may have run ahead when one was written.
 fn fell_silent(vault: &Vault, desk: &Desk, one: &Enrolled) -> Option<String> {
     let max_age = vault.config.alerts.max_age?;
     let enrolled = one.enrolment.enrolled.parse::<jiff::Timestamp>().ok()?;
     let memory = desk.journal.memory.source(&one.name);
-    let heads = memory.into_iter().flat_map(|memory| memory.chains.values().flatten());
-    let newest = heads.map(|seen| seen.by).max();
-    let since = newest.unwrap_or(enrolled.as_second());
+    let newest = memory.and_then(|memory| memory.heard);
+    let since = newest.map_or(enrolled.as_second(), |(seen, _)| seen);
     let now = jiff::Timestamp::from_second(desk.now.wall).ok()?;
-    let told = memory.is_some_and(|memory| memory.alarms.iter().any(|(at, what, _)| what == SILENT && *at >= since));
+    let told = memory.is_some_and(|memory| memory.silent > newest.map(|(_, entry)| entry));
     if told || since >= max_age.before(now).as_second() {
         return None;
     }

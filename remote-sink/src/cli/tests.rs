@@ -400,6 +400,54 @@ fn a_source_that_falls_silent_is_told_of_once() {
 }
 
 #[test]
+fn a_silence_is_told_once_whatever_the_clock_did_and_however_many_other_alarms_there_were() {
+    use crate::journal::{Event, Journal, Moment, NewHeads, SILENT, SourceSeen, Words};
+    use shared::codec::{Blob, List};
+    use shared::id::{Digest, Lineage};
+    let desk = Desk::new();
+    let layout = Layout::new(desk.root());
+    let said = desk.dir.path().join("said");
+    let names = ["alarm-ahead", "head-ahead", "many-alarms", "speaks"];
+    for (seed, name) in (1..).zip(names) {
+        desk.enroll(&card(name, seed, None), &[]).unwrap();
+    }
+    let script = format!("printf '%s %s\\n' \"$ALERT\" \"$SOURCE\" >> {}", said.display());
+    let hook = format!("\n[hooks]\non-alert = [[\"/bin/sh\", \"-c\", {}]]\n", toml::Value::String(script));
+    let config = fs::read_to_string(layout.config()).unwrap();
+    fs::write(layout.config(), format!("{config}\n[alerts]\nmax-age = \"36h\"\n{hook}")).unwrap();
+    let (past, ahead) = (1_767_225_600, 7_258_118_400);
+    let mut journal = Journal::open(&layout).unwrap();
+    let mut note = |wall: i64, event: Event| {
+        journal.append(&Moment { wall, boot: Blob::new(vec![]).unwrap(), up: 5 }, event).unwrap();
+    };
+    let words = |text: &str| Words::new(text).unwrap();
+    let alarm = |name: &str, what: &str| Event::Alarm(name.parse().unwrap(), words(what), words("so"));
+    let seen = |name: &str| {
+        let heads = NewHeads { lineage: Lineage::new([1; 16]), first: 0, last: 0, newest: Digest::new([2; 32]) };
+        let source = desk.enrolment(name).card.source_id();
+        let heads = List::new(vec![heads]).unwrap();
+        let seen = SourceSeen { name: name.parse().unwrap(), source, heads, archives: 0, bytes: 0 };
+        Event::Observed(List::new(vec![seen]).unwrap())
+    };
+    // The clock ran ahead while one silence was told and another source's head was seen. Then it was set right.
+    note(ahead, alarm("alarm-ahead", SILENT));
+    note(ahead, seen("head-ahead"));
+    note(past, seen("alarm-ahead"));
+    // Told once, and a hundred other things since.
+    note(past, seen("many-alarms"));
+    note(past, alarm("many-alarms", SILENT));
+    (0..150).for_each(|_| note(past, alarm("many-alarms", "burst")));
+    // Told, and back since.
+    note(past, alarm("speaks", SILENT));
+    note(crate::journal::Moment::now().wall, seen("speaks"));
+    drop(journal);
+    for _ in 0..2 {
+        desk.run(&["observe"], "").unwrap();
+        assert_eq!(fs::read_to_string(&said).unwrap(), "silent alarm-ahead\nsilent head-ahead\n");
+    }
+}
+
+#[test]
 fn completions_and_man_pages_come_from_the_same_definitions() {
     let desk = Desk::new();
     for shell in ["bash", "zsh", "fish"] {

@@ -58,7 +58,14 @@ pub struct SourceMemory {
     /// Newest entry that changed what is held of it, or may be.
     pub changed: Option<Digest>,
     pub alarms: Vec<(i64, String, String)>,
+    /// When the newest heads were seen, as far as later entries leave that possible, and by which entry.
+    pub heard: Option<(i64, u64)>,
+    /// The entry of the last alarm about silence.
+    pub silent: Option<u64>,
 }
+
+/// What an alarm about silence is called.
+pub const SILENT: &str = "silent";
 
 impl SourceMemory {
     /// When a head was first seen, if it was.
@@ -128,6 +135,12 @@ impl Memory {
         self.entries = entry.number.saturating_add(1);
         self.last = Some(digest);
         self.digests.insert(digest);
+        if self.clock.as_ref().is_some_and(|before| before.wall > at) {
+            // It had run ahead: what was seen before this entry was not seen later than now.
+            for (seen, _) in self.sources.values_mut().filter_map(|source| source.heard.as_mut()) {
+                *seen = at.min(*seen);
+            }
+        }
         if let Some(jump) = self.clock.as_ref().and_then(|before| jump(before, &entry.at)) {
             self.jump = Some((entry.number, jump));
         }
@@ -184,6 +197,7 @@ impl SourceMemory {
             let runs = self.chains.entry(heads.lineage).or_default();
             if runs.last().is_none_or(|last| last.last < run.first) {
                 runs.push(run);
+                self.heard = Some((by, entry));
             }
         }
         self.growth.push(Holding { at: by, archives: seen.archives, bytes: seen.bytes, entry });
@@ -207,6 +221,9 @@ impl SourceMemory {
             Event::Held(_, lineage, sequence, _) => drop(self.held.insert(id(lineage, sequence))),
             Event::Released(_, lineage, sequence, _) => drop(self.held.remove(&id(lineage, sequence))),
             Event::Alarm(_, what, message) => {
+                if *what == *SILENT {
+                    self.silent = Some(number);
+                }
                 self.alarms.push((at, what.to_string(), message.to_string()));
                 if self.alarms.len() > ALARMS_MAX {
                     self.alarms.remove(0);
