@@ -21,7 +21,7 @@ const SHOWN_MAX: usize = 50;
 
 /// Read stored data again and check signatures, chains and hashes
 ///
-/// Needs no key and changes nothing. What is damaged is named; the source's next backup sends it again.
+/// Needs no key and changes nothing. What is damaged is named, with the snapshots that need it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 all is well, 13 something is damaged or missing, 1 it could not be read.")]
 pub struct VerifyArgs {
@@ -189,7 +189,7 @@ fn tell(report: &Report, took: Duration, context: &mut Context<'_>) -> Result<()
 fn notes(source: &SourceReport, context: &mut Context<'_>) -> Result<(), Failure> {
     if !source.snapshots_damaged.is_empty() {
         context.remark(format!(
-            "  {} snapshot(s) cannot be restored whole; the source's next backup sends again what it still has",
+            "  {} snapshot(s) cannot be restored whole from here: take what they lack from another sink",
             source.snapshots_damaged.len()
         ))?;
     }
