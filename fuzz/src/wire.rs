@@ -26,7 +26,10 @@ fn flat(frame: &Frame) -> Vec<u8> {
 fn request<R: Request>(bytes: &[u8]) -> bool {
     let Some(frame) = frame(bytes) else { return false };
     let Ok(request) = R::parse(frame.clone()) else { return false };
-    assert_eq!(request.frame(), frame, "a request with another spelling was accepted");
+    // What fills a ping is not kept.
+    let filling = frame.tag == shared::wire::request::tag::PING;
+    let plain = if filling { Frame { tag: frame.tag, payload: Vec::new() } } else { frame };
+    assert_eq!(request.frame(), plain, "a request with another spelling was accepted");
     true
 }
 

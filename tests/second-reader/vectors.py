@@ -83,6 +83,22 @@ def identity(v: Fields) -> bytes:
     return f.identity_file(v["bytes"], v["passphrase"]).owner
 
 
+def pack(v: Fields) -> None:
+    data = v["bytes"]
+    need(len(data) >= 96, "F-39: too short")
+    end = len(data) - 96
+    footer = data[end:]
+    count, at = number(footer[16:24]), number(footer[24:32])
+    need(footer[:16] == b"pawlpack" + b"\x01" + v["shelf"] + bytes(6), "F-39: not a pack of this kind")
+    need(at + 52 * count == end, "F-39: of another length")
+    index = data[at:end]
+    need(footer[32:64] == f.blake3(index).digest(), "F-39: index changed")
+    need(footer[64:] == f.blake3(footer[:64]).digest(), "F-39: footer changed")
+    entries = [index[i : i + 52] for i in range(0, len(index), 52)]
+    need(all(a[:32] < b[:32] for a, b in zip(entries, entries[1:])), "F-39: keys do not rise")
+    need(all(number(e[32:40]) + number(e[40:44]) <= at for e in entries), "F-39: an object reaches into the index")
+
+
 # The requests of docs/protocol.md. Those of the role push carry objects, which are checked by the sink.
 CHAIN = ((0, "source", f.ID), (1, "lineage", f.LINEAGE))
 LIMIT = f.number(8192, 1)
@@ -114,6 +130,9 @@ def request(v: Fields) -> None:
     if tag in PUTS:
         return
     check = READS[tag]
+    if tag == 2:
+        need(len(payload) <= 65_536, "a ping with too much")
+        return
     if check is None:
         need(not payload, "payload where none belongs")
         return
@@ -135,6 +154,7 @@ JUDGES: dict[str, Callable[[Fields], Any]] = {
     "name": lambda v: f.check_name(v["bytes"].decode("utf-8", "replace")),
     "node": lambda v: f.open_node(v["bytes"], number(v["level"])),
     "owner-records": lambda v: f.check_owner_records(objects("O", v["bytes"], v["key"]), v["key"]),
+    "pack": pack,
     "page": lambda v: f.open_object("P", v["bytes"]),
     "part": part,
     "receipt": receipt,

@@ -319,3 +319,31 @@ pub fn duplicates(store: &Directory, shelf: Shelf) -> Result<Vec<(Name, bool)>, 
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::text::from_base64;
+    use std::io::Write;
+
+    #[test]
+    fn the_vectors_of_packs_are_judged_as_they_say() {
+        let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/testdata/vectors");
+        let (mut accepted, mut refused) = (0, 0);
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if !path.file_name().unwrap().to_str().unwrap().starts_with("F-39-") {
+                continue;
+            }
+            let value: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            let bytes = |name: &str| from_base64(value[name].as_str().unwrap()).unwrap();
+            let shelf = SHELVES.into_iter().find(|shelf| letter(*shelf) == Some(bytes("shelf")[0])).unwrap();
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&bytes("bytes")).unwrap();
+            let opened = Pack::open(file, shelf, 0).is_ok();
+            assert_eq!(opened, value["expect"] == "accept", "{}", path.display());
+            *(if opened { &mut accepted } else { &mut refused }) += 1;
+        }
+        assert!(accepted >= 2 && refused > accepted);
+    }
+}

@@ -7,6 +7,7 @@ use super::store::{Shared, Store};
 use super::{Env, Everywhere, Flights, Input, SetPlan, lay, set, tree, users, walk};
 use crate::backup::budget::Budget;
 use crate::index::series::{SeriesIndex, SeriesReader};
+use crate::index::uses::Spot;
 use crate::progress::Progress;
 use crate::report::Outcome;
 use crossbeam_channel::unbounded;
@@ -23,7 +24,15 @@ pub fn dry_run(env: &Env, set: &SetPlan) -> Outcome<Arc<Met>> {
     let series = SeriesIndex::open(&env.cache_dir, &env.source, &env.lineage, &env.secret.series(&set.series))?;
     let look = set::Look { force: set::is_forced(env, set, &series)?, all_usable: true };
     let numbers = Arc::new(Mutex::new(Numbers::open(&env.state_dir, 0)?));
-    count(env, &set.plan(env, look)?, series.reader()?, numbers, Arc::new(Stop::new(Budget::new(0))))
+    let usable = Usable { everywhere: Arc::default(), sparse: HashSet::new() };
+    count(env, &set.plan(env, look)?, series.reader()?, numbers, usable, Arc::new(Stop::new(Budget::new(0))))
+}
+
+/// Which places of the last snapshot a run may refer to.
+#[derive(Clone)]
+struct Usable {
+    everywhere: Arc<Everywhere>,
+    sparse: HashSet<Spot>,
 }
 
 fn count(
@@ -31,6 +40,7 @@ fn count(
     plan: &walk::Plan,
     series: SeriesReader,
     numbers: Arc<Mutex<Numbers>>,
+    usable: Usable,
     stop: Arc<Stop>,
 ) -> Outcome<Arc<Met>> {
     let met = Arc::new(Met::default());
@@ -40,8 +50,8 @@ fn count(
         index: &env.index,
         layer: lay::Layer::new(numbers, Arc::clone(&flights), jobs, env.archive_bytes),
         flights,
-        everywhere: Arc::new(Everywhere::default()),
-        sparse: HashSet::new(),
+        everywhere: usable.everywhere,
+        sparse: usable.sparse,
         namer: env.secret.chunk_namer(&env.lineage),
         budget: Budget::new(0),
         stop,
@@ -63,6 +73,7 @@ pub struct Estimate<'a> {
     /// The last snapshot, as it is before this run writes; taken by the walk.
     series: Option<SeriesReader>,
     numbers: Arc<Mutex<Numbers>>,
+    usable: Usable,
     progress: Progress,
     begun: Instant,
     stop: Arc<Stop>,
@@ -74,23 +85,26 @@ impl<'a> Estimate<'a> {
         set: &'a SetPlan,
         series: &SeriesIndex,
         numbers: &Arc<Mutex<Numbers>>,
+        run: &Shared,
         progress: &Progress,
     ) -> Outcome<Self> {
         let is_wanted = progress.is_shown() && matches!(set.input, Input::Paths(_));
         let series = if is_wanted { Some(series.reader()?) } else { None };
         let stop = Arc::new(Stop::new(Budget::new(0)));
         let (numbers, progress) = (Arc::clone(numbers), progress.clone());
-        Ok(Self { env, set, series, numbers, progress, begun: Instant::now(), stop })
+        let sparse = if is_wanted { run.sparse.clone() } else { HashSet::new() };
+        let usable = Usable { everywhere: Arc::clone(&run.everywhere), sparse };
+        Ok(Self { env, set, series, numbers, usable, progress, begun: Instant::now(), stop })
     }
 
     /// The walk, once, when the run has gone on for a while. What it cannot do the run tells.
     pub fn due(&mut self, look: set::Look) -> Option<impl FnOnce() + Send + use<'a>> {
         let series = self.series.take_if(|_| self.begun.elapsed() >= ESTIMATE_AFTER)?;
         let (env, set, progress) = (self.env, self.set, self.progress.clone());
-        let (numbers, stop) = (Arc::clone(&self.numbers), Arc::clone(&self.stop));
+        let (numbers, usable, stop) = (Arc::clone(&self.numbers), self.usable.clone(), Arc::clone(&self.stop));
         Some(move || {
             let plan = set.plan(env, look).map(|plan| walk::Plan { dry: true, on_exclude: None, ..plan });
-            if let Ok(met) = plan.and_then(|plan| count(env, &plan, series, numbers, stop)) {
+            if let Ok(met) = plan.and_then(|plan| count(env, &plan, series, numbers, usable, stop)) {
                 progress.set_total(met.bytes_read.get());
             }
         })

@@ -2,6 +2,7 @@
 
 use super::users::Users;
 use crate::index::record::StatKey;
+use crate::report::{Exit, Failure};
 use crate::tree::node::{Device, HardLink};
 use crate::tree::{Entry, EntryKind, Time, Xattr};
 use rustix::fs::{FileType, Stat};
@@ -162,9 +163,26 @@ fn xattr(of: Attributes, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
                 return Ok(Some(value));
             }
             Err(rustix::io::Errno::RANGE) => value = vec![0; 64 << 10],
-            Err(rustix::io::Errno::NODATA | rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => return Ok(None),
+            Err(
+                rustix::io::Errno::NODATA
+                | rustix::io::Errno::ACCESS
+                | rustix::io::Errno::PERM
+                | rustix::io::Errno::NOTSUP,
+            ) => return Ok(None),
             Err(e) => return Err(e.into()),
         }
     }
     Err(io::Error::other("an extended attribute changes while it is read"))
+}
+
+/// Is it this machine that has no room for one more open file? That says nothing about the file.
+pub fn is_exhausted(e: rustix::io::Errno) -> bool {
+    use rustix::io::Errno;
+    matches!(e, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
+}
+
+/// The end of the run: a snapshot without what could not be opened for want of room would look like one without it.
+pub fn exhausted(e: rustix::io::Errno) -> Failure {
+    Failure::new("open-files", Exit::Failed, format!("cannot open one more file: {}", io::Error::from(e)))
+        .help("allow the agent more open files (ulimit -n, LimitNOFILE=)")
 }

@@ -15,7 +15,7 @@ use crate::index::record;
 use crate::index::uses::Uses;
 use crate::progress::Progress;
 use crate::report::Outcome;
-use crate::tree::{Entry, EntryKind};
+use crate::tree::{Entry, EntryKind, Xattr};
 use crossbeam_channel::Receiver;
 use rustix::fs::{Advice, Mode, OFlags, SeekFrom, Stat, openat};
 use rustix::io::Errno;
@@ -23,7 +23,7 @@ use shared::codec::{self, List};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -45,6 +45,7 @@ impl From<Errno> for Issue {
     fn from(e: Errno) -> Self {
         match e {
             Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::STALE => Self::Gone,
+            e if meta::is_exhausted(e) => Self::Fatal(meta::exhausted(e)),
             e => Self::Unreadable(e.into()),
         }
     }
@@ -182,7 +183,7 @@ impl<'a> Reader<'a> {
         if !job.device && !file {
             return Err(Issue::Gone);
         }
-        let xattrs = if self.shared.xattrs { meta::xattrs(Attributes::Open(fd.as_fd()))? } else { Vec::new() };
+        let (xattrs, whole) = self.xattrs(fd.as_fd(), path);
         let mut entry = meta::entry(&job.name, EntryKind::File, &stat, self.shared.users, xattrs)
             .ok_or_else(|| io::Error::other("its name is too long"))?;
         entry.hard_link = meta::hard_link(&stat, job.file_system).filter(|_| !job.device);
@@ -193,7 +194,22 @@ impl<'a> Reader<'a> {
         set_content(&mut entry, content, bytes)?;
         let after = rustix::fs::fstat(&source)?;
         let changed = !job.device && (!same || meta::stat_key(&after) != meta::stat_key(&stat) || bytes != size);
-        Ok(Done { entry, stat, trusted: meta::is_trusted(&stat, read_at), uses, changed })
+        Ok(Done { entry, stat, trusted: whole && meta::is_trusted(&stat, read_at), uses, changed })
+    }
+
+    /// Extended attributes, and whether they are all that there is. What cannot be read is reported, in every run; the
+    /// content is worth having without.
+    fn xattrs(&self, fd: BorrowedFd<'_>, path: &[u8]) -> (Vec<Xattr>, bool) {
+        if !self.shared.xattrs {
+            return (Vec::new(), true);
+        }
+        match meta::xattrs(Attributes::Open(fd)) {
+            Ok(xattrs) => (xattrs, true),
+            Err(e) => {
+                self.met.unreadable.add(path, format!("its extended attributes: {e}"));
+                (Vec::new(), false)
+            }
+        }
     }
 
     /// Reads, cuts and stores what is not a hole.

@@ -205,7 +205,7 @@ impl Run<'_> {
             progress: &progress,
         };
         let series_reader = index.reader()?;
-        let mut estimate = Estimate::new(env, set, index, &self.numbers, &progress)?;
+        let mut estimate = Estimate::new(env, set, index, &self.numbers, shared, &progress)?;
         let mut writer = index.begin()?;
         let sealers = env.sealers();
         let plan = match &set.input {

@@ -43,9 +43,8 @@ impl Client {
                     self.pong()?;
                 }
             }
-            let took = started.elapsed();
-            if took >= MEASURED_FOR || pings >= MEASURED_PINGS {
-                let net = took.saturating_sub(round_trip).max(Duration::from_micros(1));
+            let net = started.elapsed().saturating_sub(round_trip).max(Duration::from_micros(1));
+            if net >= MEASURED_FOR || pings >= MEASURED_PINGS {
                 let bytes = pings as f64 * PING_BYTES_MAX as f64;
                 return Ok(Speed { round_trip, bytes_per_second: (bytes / net.as_secs_f64()) as u64 });
             }

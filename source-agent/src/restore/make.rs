@@ -289,12 +289,13 @@ impl Maker<'_, '_> {
                 self.report.kept += 1;
                 return Ok(());
             }
-            Place::Same => {
+            // A file that looks the same by size and time gets no set-id bits: it may be somebody else's.
+            Place::Same if entry.mode & 0o6000 == 0 => {
                 self.report.unchanged += 1;
                 let file = self.plan.next_file();
                 return self.plan.add_file(file, dir, entry, State::Unchanged, 0);
             }
-            Place::Free => {}
+            Place::Same | Place::Free => {}
         }
         let content = entry.hard_link.map(|_| link_content(entry));
         if let (Some(link), Some(content)) = (entry.hard_link, &content)

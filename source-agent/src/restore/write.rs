@@ -66,6 +66,8 @@ pub struct OpenDir {
     fd: OwnedFd,
     /// This restore made it, or saw that it was empty: no name of the snapshot is taken in it.
     pub new: bool,
+    /// This restore made it: nobody else writes in it, or says what new files in it get.
+    made: bool,
     /// What the first file that was made in it had.
     gives: OnceLock<Given>,
 }
@@ -80,22 +82,29 @@ struct Given {
 }
 
 impl OpenDir {
-    fn new(fd: OwnedFd, new: bool) -> Self {
-        Self { fd, new, gives: OnceLock::new() }
+    fn new(fd: OwnedFd, new: bool, made: bool) -> Self {
+        Self { fd, new, made, gives: OnceLock::new() }
     }
 
-    /// What a file has that was just made in it with this mode: the same for each, so that only the first one is
-    /// looked at.
+    /// What a file has that was just made in it with this mode: the same for each in a directory that this restore
+    /// made, so that only the first one is looked at.
     fn has(&self, file: &File, asked: u32) -> Option<Has> {
-        let given = match self.gives.get() {
-            Some(given) => given,
+        let given = match self.known() {
+            Some(given) => *given,
             None => {
                 let stat = rustix::fs::fstat(file).ok()?;
                 let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-                self.gives.get_or_init(|| Given { owner, asked, got: stat.st_mode & 0o7777 })
+                let given = Given { owner, asked, got: stat.st_mode & 0o7777 };
+                // Another thread may have looked at another file meanwhile.
+                let _ = self.gives.set(given);
+                given
             }
         };
         Some(Has { owner: given.owner, mode: (given.asked == asked).then_some(given.got) })
+    }
+
+    fn known(&self) -> Option<&Given> {
+        self.gives.get().filter(|_| self.made)
     }
 }
 
@@ -116,6 +125,7 @@ pub struct Target {
     dirs: Mutex<Lru<DirId, Arc<OpenDir>>>,
     files: Mutex<Lru<FileId, Arc<File>>>,
     /// The file system, or the kernel, has no files without a name.
+    maker: OnceLock<u32>,
     named_only: AtomicBool,
     /// An open file gets its name by way of /proc.
     by_proc: AtomicBool,
@@ -184,12 +194,13 @@ impl Target {
         let new = !existed || overwrite == Overwrite::Refuse;
         let open_dirs = usize::try_from((crate::open_files::raise() / 4).min(OPEN_DIRS_MAX)).unwrap_or(OPEN_FILES);
         Ok(Self {
-            root: Arc::new(OpenDir::new(root, new)),
+            root: Arc::new(OpenDir::new(root, new, !existed)),
             existed,
             prefix: format!(".pawl-partial-{}-", shared::text::hex(&shared::sys::random::<6>())),
             dirs: Mutex::new(Lru::new(open_dirs)),
             files: Mutex::new(Lru::new(OPEN_FILES)),
             named_only: AtomicBool::new(false),
+            maker: OnceLock::new(),
             by_proc: AtomicBool::new(false),
         })
     }
@@ -221,7 +232,7 @@ impl Target {
                 let message = format!("somebody replaced the directory {shown} in the target while it was written");
                 return Err(Failure::new("target", Exit::Failed, message));
             }
-            here = Arc::new(OpenDir::new(opened, false));
+            here = Arc::new(OpenDir::new(opened, false, false));
             self.dirs.lock().put(row.id, Arc::clone(&here), 1);
         }
         Ok(here)
@@ -262,7 +273,7 @@ impl Target {
 
     /// Remembers an open directory of the plan.
     pub fn keep_open(&self, id: DirId, dir: OwnedFd, new: bool) {
-        self.dirs.lock().put(id, Arc::new(OpenDir::new(dir, new)), 1);
+        self.dirs.lock().put(id, Arc::new(OpenDir::new(dir, new, new)), 1);
     }
 
     /// Looks at the place of an entry that is no directory. A directory in its place is removed if it is empty, or,
@@ -338,7 +349,8 @@ impl Target {
             Err(Errno::EXIST) => {
                 let file = File::from(open_beneath(dir, name, OFlags::RDWR, 0)?);
                 let stat = rustix::fs::fstat(&file)?;
-                if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink != 1 {
+                let ours = stat.st_nlink == 1 && stat.st_uid == self.maker(dir);
+                if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || !ours {
                     return Err(io::Error::other("somebody put something else in its place"));
                 }
                 file
@@ -467,11 +479,11 @@ impl Target {
     /// Makes a symbolic link, fifo or device with its metadata.
     pub fn special(&self, dir: &OpenDir, entry: &Entry, overwrite: Overwrite, set: &Setter) -> Result<(), io::Error> {
         let name = component(&entry.name).map_err(|e| io::Error::other(e.message))?;
-        let has = dir.gives.get().map(|given| Has { owner: given.owner, mode: None });
-        let new = dir.new;
+        let has = dir.known().map(|given| Has { owner: given.owner, mode: None });
+        let made = dir.made;
         let dir = dir.as_fd();
-        // A link is whole when it is made; nobody else writes in a directory that is new.
-        if let (true, EntryKind::Symlink, Some(target)) = (new, entry.kind, &entry.target) {
+        // A link is whole when it is made; nobody else writes in a directory that this restore made.
+        if let (true, EntryKind::Symlink, Some(target)) = (made, entry.kind, &entry.target) {
             rustix::fs::symlinkat(OsStr::from_bytes(target), dir, name)?;
             let node = File::from(open_beneath(dir, name, OFlags::PATH, 0)?);
             set.special(&node, entry, true, has);
@@ -489,9 +501,36 @@ impl Target {
             }
             _ => return Err(io::Error::other("an entry without what its kind needs")),
         }
-        let node = File::from(open_beneath(dir, temporary, OFlags::PATH, 0)?);
-        set.special(&node, entry, entry.kind == EntryKind::Symlink, has);
-        rename(dir, temporary, name, overwrite)
+        let done = self.open_made(dir, temporary, entry.kind).and_then(|node| {
+            set.special(&node, entry, entry.kind == EntryKind::Symlink, has);
+            rename(dir, temporary, name, overwrite)
+        });
+        if done.is_err() {
+            // The next one takes this name; the failure that is returned matters more.
+            let _ = rustix::fs::unlinkat(dir, temporary, AtFlags::empty());
+        }
+        done
+    }
+
+    /// What was just made, and not something that somebody else put in its place.
+    fn open_made(&self, dir: BorrowedFd<'_>, name: &OsStr, kind: EntryKind) -> Result<File, io::Error> {
+        let node = File::from(open_beneath(dir, name, OFlags::PATH, 0)?);
+        let stat = rustix::fs::fstat(&node)?;
+        let ours = stat.st_nlink == 1 && stat.st_uid == self.maker(dir);
+        if FileType::from_raw_mode(stat.st_mode) != file_type(kind) || !ours {
+            return Err(io::Error::other("somebody put something else in its place"));
+        }
+        Ok(node)
+    }
+
+    /// Whose a new file is: this account's, or what a server makes of it.
+    fn maker(&self, dir: BorrowedFd<'_>) -> u32 {
+        *self.maker.get_or_init(|| {
+            let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(dir, ".", flags, Mode::from_raw_mode(0o600));
+            let made = file.and_then(|file| rustix::fs::fstat(&file));
+            made.map_or_else(|_| rustix::process::geteuid().as_raw(), |stat| stat.st_uid)
+        })
     }
 
     /// A further name for an entry that is there. A link in its place is not followed.
@@ -506,11 +545,11 @@ impl Target {
         let temporary = self.temporary("link");
         let temporary = OsStr::new(&temporary);
         rustix::fs::linkat(first.0, checked(first.1)?, dir, temporary, AtFlags::empty())?;
-        rename(dir, temporary, checked(name)?, overwrite)?;
-        // rename(2) does nothing where both names are the same file already.
+        let done = checked(name).and_then(|name| rename(dir, temporary, name, overwrite));
+        // rename(2) does nothing where both names are the same file already; the next link takes this name.
         match rustix::fs::unlinkat(dir, temporary, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(e) => Err(e.into()),
+            Ok(()) | Err(Errno::NOENT) => done,
+            Err(e) => done.and(Err(e.into())),
         }
     }
 

@@ -199,6 +199,34 @@ fn owner_records(fields: &Fields<'_>) -> Judged {
     Ok(())
 }
 
+/// A pack (docs/format.md, section "Packs"). Only a sink reads them; its own reader is judged in `remote-sink`.
+fn pack(fields: &Fields<'_>) -> Judged {
+    let (bytes, shelf) = (fields.get("bytes"), fields.get("shelf"));
+    let end = bytes.len().checked_sub(96).ok_or("too short")?;
+    let (before, footer) = bytes.split_at(end);
+    let number = |at: usize| u64::from_le_bytes(footer[at..at + 8].try_into().unwrap());
+    let (count, index_at) = (number(16), number(24));
+    let head = [&b"pawlpack"[..], &[1], shelf, &[0; 6]].concat();
+    let length = count.checked_mul(52).and_then(|bytes| bytes.checked_add(index_at));
+    if length != Some(end as u64) || footer[..16] != head {
+        return Err("not a pack of this kind, or of another length".into());
+    }
+    let index = &before[index_at as usize..];
+    if footer[32..64] != *blake3::hash(index).as_bytes() || footer[64..] != *blake3::hash(&footer[..64]).as_bytes() {
+        return Err("a digest does not fit".into());
+    }
+    let entries: Vec<_> = index.chunks(52).collect();
+    if entries.windows(2).any(|two| two[0][..32] >= two[1][..32]) {
+        return Err("the keys do not rise".into());
+    }
+    let ends_at = |entry: &[u8]| {
+        let offset = u64::from_le_bytes(entry[32..40].try_into().unwrap());
+        offset.checked_add(u64::from(u32::from_le_bytes(entry[40..44].try_into().unwrap())))
+    };
+    let inside = entries.iter().all(|entry| ends_at(entry).is_some_and(|end| end <= index_at));
+    if inside { Ok(()) } else { Err("an object reaches into the index".into()) }
+}
+
 pub fn judge(object: &str, fields: &BTreeMap<String, Vec<u8>>) -> Judged {
     let fields = &Fields(fields);
     match object {
@@ -233,6 +261,7 @@ pub fn judge(object: &str, fields: &BTreeMap<String, Vec<u8>>) -> Judged {
             fields.content_is(identity.owner_key().verify_key().as_bytes())
         }
         "request" => request(fields),
+        "pack" => pack(fields),
         "name" => fields.text("bytes")?.parse::<shared::id::SourceName>().map(drop).map_err(text),
         "cbor" => codec::decode::<shared::format::Part>(fields.get("bytes"), 1 << 20, "part").map(drop).map_err(text),
         other => panic!("no judge for {other}"),

@@ -1103,11 +1103,58 @@ fn frames(make: &mut Maker) {
     make.bad("P-6", "parts-not-ascending", "request", fields("read", bytes(ReadRequest::GetParts(unordered).frame())));
 }
 
+/// A pack of envelopes with these keys, each of an object of as many bytes, in this order.
+fn pack(keys: &[(u8, u32)], letter: u8) -> Vec<u8> {
+    let objects: u32 = keys.iter().map(|(_, bytes)| bytes).sum();
+    let (mut bytes, mut index, mut at) = (vec![7; objects as usize], Vec::new(), 0u64);
+    for (key, length) in keys {
+        index.extend([*key; 32]);
+        index.extend(at.to_le_bytes());
+        index.extend(length.to_le_bytes());
+        index.extend(0i64.to_le_bytes());
+        at += u64::from(*length);
+    }
+    let mut footer = b"pawlpack".to_vec();
+    footer.extend([1, letter, 0, 0, 0, 0, 0, 0]);
+    footer.extend((keys.len() as u64).to_le_bytes());
+    footer.extend(u64::from(objects).to_le_bytes());
+    footer.extend(blake3::hash(&index).as_bytes());
+    let sum = blake3::hash(&footer);
+    footer.extend(sum.as_bytes());
+    bytes.extend(index);
+    bytes.extend(footer);
+    bytes
+}
+
+fn packs(make: &mut Maker) {
+    let fields = |bytes: Vec<u8>| vec![("shelf", b"E".to_vec()), ("bytes", bytes)];
+    let right = pack(&[(1, 100), (2, 60)], b'E');
+    make.good("F-39", "pack", "pack", fields(right.clone()));
+    make.good("F-39", "pack-of-nothing", "pack", fields(pack(&[], b'E')));
+    make.bad("F-39", "keys-not-rising", "pack", fields(pack(&[(2, 100), (1, 60)], b'E')));
+    make.bad("F-39", "key-twice", "pack", fields(pack(&[(1, 100), (1, 60)], b'E')));
+    make.bad("F-39", "pack-of-another-shelf", "pack", fields(pack(&[(1, 100), (2, 60)], b'H')));
+    make.bad("F-39", "pack-cut", "pack", fields(right[..right.len() - 1].to_vec()));
+    make.bad("F-39", "byte-behind-the-pack", "pack", fields([&right[..], &[0]].concat()));
+    let changed = |from_end: usize| {
+        let mut bytes = right.clone();
+        let at = bytes.len() - from_end;
+        bytes[at] ^= 1;
+        bytes
+    };
+    make.bad("F-39", "index-changed", "pack", fields(changed(96 + 1)));
+    make.bad("F-39", "footer-changed", "pack", fields(changed(96 - 9)));
+    make.bad("F-39", "footers-digest-changed", "pack", fields(changed(1)));
+    let mut beyond = pack(&[(1, 100), (2, 60)], b'E');
+    beyond.drain(..1);
+    make.bad("F-39", "object-missing", "pack", fields(beyond));
+}
+
 pub fn all() -> Vec<Vector> {
     let mut make = Maker::default();
     for step in [
         encoding, names, objects, envelopes, parts, archives, tables, heads, pages, nodes, lists, roots, owners, cards,
-        frames,
+        frames, packs,
     ] {
         step(&mut make);
     }

@@ -133,6 +133,9 @@ impl Walk<'_> {
 
     /// A directory that cannot be opened: its entry stays, without a node.
     pub(super) fn closed(&mut self, task: Task, e: Errno) -> Outcome<Vec<Task>> {
+        if meta::is_exhausted(e) {
+            return Err(meta::exhausted(e));
+        }
         let stat =
             task.fd.as_ref().map(|parent| statat(&**parent, OsStr::from_bytes(&task.name), AtFlags::SYMLINK_NOFOLLOW));
         match stat {
