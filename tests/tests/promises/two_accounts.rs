@@ -49,11 +49,12 @@ fn root_operates_what_another_account_serves() {
     reader.trust(&source);
 
     let (data, mut chance) = (place.dir("data"), Chance::new(1));
-    for name in 0..5 {
-        tree::write(&data.join(format!("file-{name}")), &chance.bytes(3 << 20));
+    // Each larger than a block, and those that go spread over all of them: no archive lives or dies as a whole.
+    for name in 0..10 {
+        tree::write(&data.join(format!("file-{name}")), &chance.bytes(3 << 19));
     }
     source.must_back_up(&data);
-    for name in 0..2 {
+    for name in [1, 3, 6, 8] {
         tree::write(&data.join(format!("file-{name}")), b"small now");
     }
     source.must_back_up(&data);
@@ -68,7 +69,7 @@ fn root_operates_what_another_account_serves() {
         let (removed, rewritten) = freed(&operator.run().args(["prune", "--now", "--json"]).ok());
         sums = (sums.0 + removed, sums.1 + rewritten);
     }
-    assert_eq!(sums, (1, 1), "one snapshot went, and one archive was written again");
+    assert!(sums.0 == 1 && sums.1 >= 1, "one snapshot goes, and archives are written again: {sums:?}");
     operator.run().arg("rebuild").ok();
     operator.run().arg("observe").ok();
 
