@@ -76,7 +76,7 @@ fn cannot_be_read(what: &str) {
     for at in 0..=XATTRS_MAX {
         let set = rustix::fs::setxattr(&path, format!("user.{at}"), b"", XattrFlags::empty());
         if set == Err(rustix::io::Errno::NOTSUP) {
-            // Kernels before 6.6.
+            eprintln!("kernels before 6.6 have no user attributes in memory: this test did not run");
             return;
         }
         set.unwrap();
