@@ -10,6 +10,7 @@ pub mod config;
 pub mod crypto;
 pub mod index;
 pub mod keys;
+pub mod memory;
 pub mod open_files;
 pub mod owner;
 pub mod paths;

@@ -3,8 +3,8 @@
 use super::budget::Permit;
 use super::compress::Packer;
 use super::flights::{Everywhere, Flights};
-use crate::crypto::part::Place;
-use crate::crypto::seal::{Sealed, begin_payload, seal, seal_small};
+use crate::crypto::part::{PAYLOAD_HEADER, Place};
+use crate::crypto::seal::{Method, Sealed, begin_payload, seal, seal_small};
 use crate::crypto::secret::{IndexSecret, SessionSecret};
 use crate::report::{Exit, Failure, Outcome};
 use crate::tree::ChunkTable;
@@ -123,6 +123,7 @@ impl Drop for Ready {
         if self.recorded.load(Ordering::Acquire) {
             self.everywhere.add(self.number.get());
         }
+        std::mem::take(&mut self.parts).into_iter().for_each(|part| self.flights.buffers.give(part));
         self.flights.land(self.number.get(), self.table.iter().flatten().map(|entry| &entry.id));
     }
 }
@@ -145,25 +146,33 @@ impl Sealer {
         Place::Part { source, lineage, salt: assembly.salt, archive: assembly.number, part }
     }
 
-    /// Compresses and seals a block; true if its archive is complete with it.
+    /// Compresses and seals a block, which stands in `plain` behind room for a payload's header; true if its archive is
+    /// complete with it.
     pub fn seal_block(
         &self,
         packer: &mut Packer,
         assembly: &Assembly,
         block: u32,
-        plain: &[u8],
+        plain: Vec<u8>,
         entries: Vec<TableEntry>,
         mut permit: Option<Permit>,
     ) -> Outcome<bool> {
-        let (method, payload) = packer.pack(plain)?;
-        let mut buffer = begin_payload(payload.len());
-        buffer.extend_from_slice(payload);
+        let plain_bytes = content(&plain).len() as u64;
+        let (method, buffer) = match packer.pack(content(&plain))? {
+            Some(packed) => {
+                let mut buffer = begin_payload(packed.len());
+                buffer.extend_from_slice(packed);
+                self.flights.buffers.give(plain);
+                (Method::Zstd, buffer)
+            }
+            None => (Method::Stored, plain),
+        };
         let place = self.place(assembly, block);
         let sealed = seal(self.secret.as_bytes(), &place, method, buffer).map_err(|e| failed(&e.to_string()))?;
         if let Some(permit) = &mut permit {
             permit.shrink_to(sealed.bytes.len() as u64);
         }
-        Ok(assembly.put(block, DoneBlock { sealed, entries }, plain.len() as u64, permit))
+        Ok(assembly.put(block, DoneBlock { sealed, entries }, plain_bytes, permit))
     }
 
     /// Seals the chunk table, signs the index, joins the region.
@@ -207,6 +216,11 @@ impl Sealer {
             _permit: parts.permit,
         })
     }
+}
+
+/// The content of a block in its buffer.
+pub fn content(plain: &[u8]) -> &[u8] {
+    plain.get(PAYLOAD_HEADER..).unwrap_or_default()
 }
 
 fn take_part(index: &mut Vec<Part>, bytes: &mut Vec<Vec<u8>>, sealed: Sealed) {

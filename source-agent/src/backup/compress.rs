@@ -1,7 +1,6 @@
 //! Compression of whole blocks: one zstd frame, or the plain bytes where compression would not help.
 
 use crate::config::Compression;
-use crate::crypto::seal::Method;
 use crate::report::{Exit, Failure, Outcome};
 use zstd::bulk::Compressor;
 
@@ -32,15 +31,15 @@ impl Packer {
         Ok(Self { level, compressor: new(level.unwrap_or(1))?, probe: new(PROBE_LEVEL)?, out: Vec::new() })
     }
 
-    /// The payload of a block and how it is stored; valid until the next call.
-    pub fn pack<'a>(&'a mut self, block: &'a [u8]) -> Outcome<(Method, &'a [u8])> {
-        let Some(_) = self.level else { return Ok((Method::Stored, block)) };
+    /// The block as one zstd frame, valid until the next call; `None` if it is better stored as it is.
+    pub fn pack(&mut self, block: &[u8]) -> Outcome<Option<&[u8]>> {
+        let Some(_) = self.level else { return Ok(None) };
         if block.len() >= 8 * PROBE_BYTES && !self.is_compressible(block)? {
-            return Ok((Method::Stored, block));
+            return Ok(None);
         }
         self.out.resize(zstd::zstd_safe::compress_bound(block.len()), 0);
         let bytes = self.compressor.compress_to_buffer(block, &mut self.out[..]).map_err(|e| failed(&e))?;
-        if bytes >= block.len() { Ok((Method::Stored, block)) } else { Ok((Method::Zstd, &self.out[..bytes])) }
+        Ok((bytes < block.len()).then_some(&self.out[..bytes]))
     }
 
     /// Four probes over the block: do any of them shrink?
@@ -68,16 +67,14 @@ mod tests {
     fn noise_is_stored_text_is_not() {
         let mut packer = Packer::new(Compression::Auto).unwrap();
         let noise: Vec<u8> = (0..40).flat_map(|_| shared::sys::random::<8192>()).collect();
-        let (method, payload) = packer.pack(&noise).unwrap();
-        assert_eq!((method, payload.len()), (Method::Stored, noise.len()));
+        assert_eq!(packer.pack(&noise).unwrap(), None);
         let text = b"the same words again and again ".repeat(20_000);
-        let (method, payload) = packer.pack(&text).unwrap();
-        assert_eq!(method, Method::Zstd);
-        assert_eq!(zstd::bulk::decompress(payload, text.len()).unwrap(), text);
+        let packed = packer.pack(&text).unwrap().expect("text shrinks");
+        assert_eq!(zstd::bulk::decompress(packed, text.len()).unwrap(), text);
         let half = [&noise[..100_000], &text[..100_000]].concat();
-        assert_eq!(packer.pack(&half).unwrap().0, Method::Zstd);
-        assert_eq!(packer.pack(b"x").unwrap().0, Method::Stored);
+        assert!(packer.pack(&half).unwrap().is_some());
+        assert_eq!(packer.pack(b"x").unwrap(), None);
         let mut off = Packer::new(Compression::Off).unwrap();
-        assert_eq!(off.pack(&text).unwrap().0, Method::Stored);
+        assert_eq!(off.pack(&text).unwrap(), None);
     }
 }

@@ -1,5 +1,6 @@
 //! Chunks that are laid and not yet settled on the remotes, and archives that every remote of the run holds.
 
+use super::buffers::Buffers;
 use crate::index::uses::Spot;
 use parking_lot::{Mutex, RwLock};
 use shared::id::ChunkId;
@@ -28,6 +29,8 @@ type Map = HashMap<ChunkId, Spot, BuildHasherDefault<IdHasher>>;
 #[derive(Default)]
 pub struct Flights {
     map: Mutex<Map>,
+    /// What they are laid into.
+    pub buffers: Buffers,
 }
 
 impl Flights {

@@ -1,7 +1,7 @@
 //! Laying: chunk → current block → current archive. The place of a chunk is fixed at once, so that directory nodes can
 //! carry it; compressing and sealing come later, on other threads.
 
-use super::assemble::{Assembly, SealJob};
+use super::assemble::{Assembly, SealJob, content};
 use super::budget::Permit;
 use super::flights::Flights;
 use super::numbers::Numbers;
@@ -63,6 +63,7 @@ const fn slot(kind: Kind) -> usize {
 struct OpenBlock {
     assembly: Arc<Assembly>,
     block: u32,
+    /// Content behind room for a payload's header.
     plain: Vec<u8>,
     entries: Vec<TableEntry>,
     permit: Option<Permit>,
@@ -77,8 +78,6 @@ struct OpenArchive {
 struct Open {
     blocks: [Option<OpenBlock>; 3],
     archives: [Option<OpenArchive>; 2],
-    /// Emptied buffers of blocks, to be filled again.
-    spare: Vec<Vec<u8>>,
 }
 
 /// The one place where blocks and archives are begun.
@@ -103,7 +102,7 @@ pub enum Laid {
 impl Layer {
     /// `archive_bytes`: sealed bytes at which an archive is closed; less on slow lines.
     pub fn new(numbers: Arc<Mutex<Numbers>>, flights: Arc<Flights>, jobs: Sender<SealJob>, archive_bytes: u64) -> Self {
-        let open = Open { blocks: [None, None, None], archives: [None, None], spare: Vec::new() };
+        let open = Open { blocks: [None, None, None], archives: [None, None] };
         let archive_bytes = archive_bytes.clamp(ARCHIVE_BYTES_LEAST, ARCHIVE_BYTES_TARGET);
         let (unfinished, finished) = (Mutex::new(BTreeSet::new()), Condvar::new());
         Self { open: Mutex::new(open), flights, jobs, numbers, archive_bytes, unfinished, finished }
@@ -128,7 +127,7 @@ impl Layer {
             archive.assembly.grow(chunk.len() as u64);
         }
         self.flights.add(id, spot);
-        let full = block.plain.len() >= lane.target();
+        let full = content(&block.plain).len() >= lane.target();
         open.blocks[lane.at()] = Some(block);
         if full {
             self.close_block(&mut open, lane)?;
@@ -139,7 +138,7 @@ impl Layer {
     /// Takes the lane's open block if the chunk fits, else a fresh one.
     fn block_for(&self, open: &mut Open, lane: Lane, bytes: usize) -> Outcome<OpenBlock> {
         let kind = slot(lane.kind());
-        let fits = |block: &OpenBlock| block.plain.len() + bytes <= lane.target() + lane.target() / 2;
+        let fits = |block: &OpenBlock| content(&block.plain).len() + bytes <= lane.target() + lane.target() / 2;
         let crowded = open.archives[kind].as_ref().is_some_and(|archive| archive.chunks >= ARCHIVE_CHUNKS_MAX);
         if crowded {
             self.close_archive(open, lane.kind())?;
@@ -159,7 +158,7 @@ impl Layer {
         if full {
             self.close_archive(open, lane.kind())?;
         }
-        let plain = open.spare.pop().unwrap_or_default();
+        let plain = self.flights.buffers.take();
         if open.archives[kind].is_none() {
             let assembly = Arc::new(Assembly::new(self.numbers.lock().take()?, lane.kind()));
             self.unfinished.lock().insert(assembly.number.get());
@@ -223,17 +222,6 @@ impl Layer {
         for _ in 0..threads {
             // No thread listens any more: then all have ended.
             let _ = self.jobs.send(SealJob::End);
-        }
-    }
-
-    /// Takes back the buffer of a block that was sealed.
-    pub fn give_back(&self, mut plain: Vec<u8>) {
-        plain.clear();
-        if plain.capacity() <= BLOCK_BYTES_MOST as usize {
-            let mut open = self.open.lock();
-            if open.spare.len() < 4 {
-                open.spare.push(plain);
-            }
         }
     }
 }

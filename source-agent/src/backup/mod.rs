@@ -5,6 +5,7 @@
 
 mod assemble;
 pub mod budget;
+mod buffers;
 mod chunk;
 mod compress;
 mod connect;

@@ -301,8 +301,7 @@ impl Run<'_> {
                 _ if self.stop.is_set() => continue,
                 SealJob::Finish(assembly) => Ok(Some(assembly)),
                 SealJob::Block { assembly, block, plain, entries, permit } => {
-                    let sealed = self.sealer.seal_block(&mut packer, &assembly, block, &plain, entries, permit);
-                    shared.layer.give_back(plain);
+                    let sealed = self.sealer.seal_block(&mut packer, &assembly, block, plain, entries, permit);
                     sealed.map(|last| last.then_some(assembly))
                 }
             };

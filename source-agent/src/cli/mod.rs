@@ -184,6 +184,7 @@ impl Command {
 
 /// Parses the arguments, runs the command, prints a failure, returns the exit code.
 pub fn main() -> ExitCode {
+    crate::memory::give_back_large_buffers();
     run(std::env::args_os())
 }
 

@@ -48,8 +48,7 @@ fn lay_all(sizes: &[(u8, u32)], archive_bytes: u64) -> (HashMap<ChunkId, Spot>, 
                     SealJob::End => return,
                     SealJob::Finish(assembly) => Some(assembly),
                     SealJob::Block { assembly, block, plain, entries, permit } => {
-                        let last = sealer.seal_block(&mut packer, &assembly, block, &plain, entries, permit).unwrap();
-                        layer.give_back(plain);
+                        let last = sealer.seal_block(&mut packer, &assembly, block, plain, entries, permit).unwrap();
                         last.then_some(assembly)
                     }
                 };
