@@ -8,11 +8,13 @@ use crate::restore::reader::Reader;
 use crate::restore::reading::{Desk, Filter, Need};
 use crate::restore::resolve::SnapshotPath;
 use crate::restore::walk::{Step, Walk};
-use crate::restore::{make, tar};
+use crate::restore::{make, ordered, tar};
 use crate::tree::{Entry, EntryKind};
 use shared::text::printable;
 use std::ffi::OsString;
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -56,7 +58,9 @@ pub fn run(args: &DumpArgs, context: &Context) -> Outcome<Exit> {
     let mut reader = desk.reader(&snapshot)?;
     reader.read_ahead = WALK_READ_AHEAD;
     let start = make::start(&mut reader, &name.path)?;
-    let mut out = std::io::BufWriter::with_capacity(1 << 20, std::io::stdout().lock());
+    // Standard output itself: the library's own handle looks for the ends of lines.
+    let stdout = std::io::stdout().as_fd().try_clone_to_owned().map_err(ordered::failed)?;
+    let mut out = BufWriter::with_capacity(1 << 20, File::from(stdout));
     let exit = match (&start.single, args.format) {
         (Some(entry), None | Some(Format::Raw)) => raw(&mut reader, entry, &mut out)?,
         (None, Some(Format::Raw)) => {
@@ -69,22 +73,27 @@ pub fn run(args: &DumpArgs, context: &Context) -> Outcome<Exit> {
         }
         (None, _) => tree(&mut reader, &start, context, &mut out)?,
     };
-    out.flush().map_err(|e| Failure::new("stdout", Exit::Failed, format!("cannot write to standard output: {e}")))?;
+    out.flush().map_err(ordered::failed)?;
     drop(out);
     let findings = reader.findings.lines();
     findings.iter().for_each(|line| crate::progress::warn(context, line));
     Ok(if findings.is_empty() { exit } else { Exit::Tampered })
 }
 
-fn raw(reader: &mut Reader<'_>, entry: &Entry, out: &mut dyn Write) -> Outcome<Exit> {
+fn raw(reader: &mut Reader<'_>, entry: &Entry, out: &mut (dyn Write + Send)) -> Outcome<Exit> {
     if entry.kind != EntryKind::File {
         return Err(Failure::new("usage", Exit::Usage, "it is no file").help("--format tar"));
     }
-    tar::content(reader, entry, out)?;
+    ordered::content(reader, entry, out)?;
     Ok(Exit::Done)
 }
 
-fn tree(reader: &mut Reader<'_>, start: &make::Start, context: &Context, out: &mut dyn Write) -> Outcome<Exit> {
+fn tree(
+    reader: &mut Reader<'_>,
+    start: &make::Start,
+    context: &Context,
+    out: &mut (dyn Write + Send),
+) -> Outcome<Exit> {
     let mut exit = Exit::Done;
     if let Some(top) = start.top {
         let mut walk = Walk::new(reader, top);

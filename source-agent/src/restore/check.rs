@@ -9,7 +9,7 @@ use crate::restore::objects::{ArchiveName, Got, Objects, PartsWanted, is_lost, t
 use crate::restore::reader::{OpenArchive, Reader, fetch_body, open_block};
 use crate::restore::view::Snapshot;
 use crate::restore::walk::{Extents, Step, Walk};
-use crate::restore::{WALK_READ_AHEAD, open, tar, verify};
+use crate::restore::{WALK_READ_AHEAD, open, ordered, verify};
 use crate::tree::{ChunkRef, Entry, EntryKind, Extent};
 use crossbeam_channel::bounded;
 use parking_lot::Mutex;
@@ -447,7 +447,7 @@ pub fn restore_test(
     let mut whole = 0;
     for (path, entry) in sample {
         let mut count = Count { bytes: 0, progress };
-        match tar::content(reader, &entry, &mut count) {
+        match ordered::content(reader, &entry, &mut count) {
             Ok(()) if count.bytes == entry.size => whole += 1,
             Ok(()) => failed(Affected { path, why: format!("{} bytes instead of {}", count.bytes, entry.size) }),
             Err(failure) if is_lost(&failure) => failed(Affected { path, why: failure.message }),

@@ -13,6 +13,7 @@ pub mod make;
 pub mod metadata;
 pub mod objects;
 pub mod open;
+pub mod ordered;
 pub mod pages;
 pub mod plan;
 pub mod reader;

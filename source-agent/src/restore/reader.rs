@@ -12,20 +12,25 @@ use crate::restore::findings::Findings;
 use crate::restore::lru::Lru;
 use crate::restore::objects::{ArchiveName, Got, Objects, PartsWanted, is_lost, tampered};
 use crate::restore::open;
+use crate::restore::ordered::{Found, Wanted};
 use crate::restore::pages::Pages;
 use crate::restore::substitutes::Substitutes;
 use crate::restore::verify::{self, Archive};
 use crate::tree::{ChunkRef, ChunkTable, Root};
+use crossbeam_channel::unbounded;
+use parking_lot::Mutex;
 use shared::format::{Body, Envelope, Head, Wrap};
 use shared::id::{ArchiveId, ArchiveNumber, ChunkId, SessionId};
 use shared::signature::{Plain, Signed, Verified};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Bytes of opened blocks that are kept.
 const BLOCK_CACHE_BYTES: usize = 96 << 20;
 /// Bytes of indexes and chunk tables that are kept.
 const ARCHIVE_CACHE_BYTES: usize = 64 << 20;
+/// Threads that open blocks at most.
+const WORKERS_MAX: usize = 8;
 /// Failed archives and blocks that are remembered, so that they are not fetched for each chunk.
 const FAILED_MAX: usize = 100_000;
 
@@ -55,6 +60,18 @@ impl Block {
     pub fn get(&self, id: &ChunkId) -> Option<&[u8]> {
         let (at, bytes) = self.chunks.get(id)?;
         self.content.get(*at..at + bytes)
+    }
+    /// Those of the chunks that are in it and are what their names say.
+    fn fitting(&self, namer: &ChunkNamer, wanted: &[ChunkRef]) -> HashSet<ChunkId> {
+        let fits = |chunk: &&ChunkRef| {
+            let content = self.get(&chunk.id).filter(|content| content.len() == chunk.bytes as usize);
+            content.is_some_and(|content| open::is_chunk(namer, &chunk.id, content))
+        };
+        wanted.iter().filter(fits).map(|chunk| chunk.id).collect()
+    }
+    /// Bytes of memory that it takes, about.
+    fn memory(&self) -> usize {
+        self.content.len() + 64 * self.chunks.len()
     }
     pub fn chunks(&self) -> impl Iterator<Item = (&ChunkId, &[u8])> {
         self.chunks.iter().filter_map(|(id, (at, bytes))| Some((id, self.content.get(*at..at + bytes)?)))
@@ -431,6 +448,83 @@ impl<'a> Reader<'a> {
         Ok(parts)
     }
 
+    /// Where a block is to be had that is not here: its archive, and the bytes of its content. `None` if it is here, has
+    /// failed before, or cannot be had.
+    pub fn absent(&mut self, (archive, block): (u64, u32)) -> Outcome<Option<(Arc<OpenArchive>, usize)>> {
+        let place = (archive, block);
+        if self.blocks.contains(&place) || self.failed_blocks.contains_key(&place) {
+            return Ok(None);
+        }
+        let Ok(number) = ArchiveNumber::new(archive) else { return Ok(None) };
+        let Some(open) = self.archive(number)? else { return Ok(None) };
+        let Some(entries) = open.table.blocks.get(block as usize) else { return Ok(None) };
+        let bytes = entries.iter().map(|entry| entry.bytes as usize).sum();
+        Ok(Some((open, bytes)))
+    }
+
+    /// Fetches blocks of several archives in one row; they are checked and opened on worker threads, and so are the
+    /// chunks wanted of them. What does not come or does not fit is left out: [`Reader::chunk`] seeks it.
+    pub fn fetch(&mut self, wanted: &Wanted) -> Outcome<Found> {
+        let opens: Vec<(Arc<OpenArchive>, Vec<u32>)> =
+            wanted.archives().map(|(open, blocks)| (Arc::clone(open), blocks)).collect();
+        let parts: Vec<PartsWanted> = opens
+            .iter()
+            .map(|(open, blocks)| PartsWanted { archive: Arc::clone(&open.archive), parts: blocks.clone() })
+            .collect();
+        let workers = std::thread::available_parallelism().map_or(2, usize::from).min(WORKERS_MAX);
+        let (jobs, to_open) = unbounded::<(usize, u32, Vec<u8>)>();
+        let opened = Mutex::new(Vec::new());
+        let (sink, namer, shared) = (&mut *self.sink, &self.namer, &opened);
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                let (to_open, opens) = (to_open.clone(), &opens);
+                scope.spawn(move || {
+                    for (at, number, sealed) in to_open {
+                        let open = &opens[at].0;
+                        let place = (open.archive.name.number.get(), number);
+                        let block = open_block(open, number, sealed).map(|block| {
+                            let good = block.fitting(namer, wanted.chunks_of(place));
+                            (Arc::new(block), good)
+                        });
+                        shared.lock().push((open.archive.name.number, number, block));
+                    }
+                });
+            }
+            drop(to_open);
+            let fetched = sink.parts(&parts, &mut |at, got| {
+                crate::cli::check_interrupted()?;
+                match got {
+                    Got::Part(number, sealed) if at < opens.len() => {
+                        let ended = || Failure::new("internal", crate::report::Exit::Failed, "the threads ended");
+                        jobs.send((at, number, sealed)).map_err(|_| ended())
+                    }
+                    _ => Ok(()),
+                }
+            });
+            drop(jobs);
+            fetched
+        })?;
+        let mut found = Found::new();
+        for (archive, number, block) in opened.into_inner() {
+            let place = (archive.get(), number);
+            match block {
+                Ok((block, good)) => {
+                    self.blocks.put(place, Arc::clone(&block), block.memory());
+                    found.insert(place, (block, good));
+                }
+                Err(failure) => self.fail_block(archive, number, failure),
+            }
+        }
+        Ok(found)
+    }
+
+    fn fail_block(&mut self, archive: ArchiveNumber, block: u32, failure: Failure) {
+        if self.failed_blocks.len() < FAILED_MAX {
+            self.failed_blocks.insert((archive.get(), block), failure.message.clone());
+        }
+        self.findings.block(archive, block, failure);
+    }
+
     fn fetch_blocks(&mut self, open: &Arc<OpenArchive>, parts: Vec<u32>) -> Outcome<()> {
         let number = open.archive.name.number;
         let single = match parts[..] {
@@ -449,7 +543,7 @@ impl<'a> Reader<'a> {
             match got {
                 Got::Part(block, sealed) => match open_block(open, block, sealed) {
                     Ok(opened) => {
-                        let bytes = opened.content.len() + 64 * opened.chunks.len();
+                        let bytes = opened.memory();
                         blocks.put((number.get(), block), Arc::new(opened), bytes);
                     }
                     Err(failure) => fail(block, failure),

@@ -1,39 +1,14 @@
 //! A tree as a tar stream (POSIX pax format), for `dump`.
 
-use crate::report::{Exit, Failure, Outcome};
+use crate::report::Outcome;
 use crate::restore::objects::is_lost;
+use crate::restore::ordered::{self, failed};
 use crate::restore::reader::Reader;
 use crate::restore::walk::Extents;
 use crate::tree::{Entry, EntryKind, Extent};
 use std::io::{self, Write};
 
 const BLOCK: usize = 512;
-
-fn failed(error: io::Error) -> Failure {
-    let code = if error.kind() == io::ErrorKind::BrokenPipe { "stdout-closed" } else { "stdout" };
-    Failure::new(code, Exit::Failed, format!("cannot write to standard output: {error}"))
-}
-
-/// Writes the content of a file, holes as zeros. A chunk that cannot be had ends it with a failure.
-pub fn content(reader: &mut Reader<'_>, entry: &Entry, out: &mut dyn Write) -> Outcome<()> {
-    let mut extents = Extents::new(entry);
-    let zeros = vec![0; 64 << 10];
-    while let Some((_, extent)) = extents.next(reader)? {
-        crate::cli::check_interrupted()?;
-        match extent {
-            Extent::Chunk(chunk) => out.write_all(&reader.chunk(&chunk)?).map_err(failed)?,
-            Extent::Hole(bytes) => {
-                let mut left = bytes;
-                while left > 0 {
-                    let piece = usize::try_from(left).map_or(zeros.len(), |left| left.min(zeros.len()));
-                    out.write_all(&zeros[..piece]).map_err(failed)?;
-                    left -= piece as u64;
-                }
-            }
-        }
-    }
-    Ok(())
-}
 
 /// A pax record: its length in decimal counts itself.
 fn record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
@@ -96,7 +71,7 @@ fn padding(out: &mut dyn Write, bytes: u64) -> io::Result<()> {
 
 /// Writes one member. `path` has no slash at the beginning. Says `false` if its content could not be had at all; content
 /// that breaks off in the middle ends the stream with a failure.
-pub fn member(reader: &mut Reader<'_>, path: &[u8], entry: &Entry, out: &mut dyn Write) -> Outcome<bool> {
+pub fn member(reader: &mut Reader<'_>, path: &[u8], entry: &Entry, out: &mut (dyn Write + Send)) -> Outcome<bool> {
     let mut name = path.to_vec();
     if entry.kind == EntryKind::Directory {
         name.push(b'/');
@@ -139,7 +114,7 @@ pub fn member(reader: &mut Reader<'_>, path: &[u8], entry: &Entry, out: &mut dyn
         out.write_all(&header(&name, entry, kind, size))
     };
     write(out).map_err(failed)?;
-    content(reader, entry, out)?;
+    ordered::content(reader, entry, out)?;
     padding(out, size).map_err(failed)?;
     Ok(true)
 }

@@ -1,0 +1,288 @@
+//! A file's content in order, for streams: the blocks of some 32 MiB are fetched in one row, checked and opened on
+//! worker threads, while a thread of its own writes those before. What fails there is sought as any other chunk.
+
+use crate::report::{Exit, Failure, Outcome};
+use crate::restore::reader::{Block, OpenArchive, Reader};
+use crate::restore::walk::Extents;
+use crate::tree::{ChunkRef, Entry, Extent};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use shared::id::ChunkId;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io::{self, Write};
+use std::sync::Arc;
+
+/// Opened blocks of one window. Three windows are in memory at most: fetched, waiting, being written.
+const WINDOW_BYTES: usize = 32 << 20;
+/// Extents of one window: holes and chunks that come from blocks which are here already take memory too.
+const WINDOW_EXTENTS: usize = 64 << 10;
+/// Files below this are not worth threads.
+const SMALL_BYTES: u64 = 4 << 20;
+
+/// A piece of the file, checked.
+enum Piece {
+    Chunk(Arc<Block>, ChunkId),
+    Bytes(Vec<u8>),
+    Hole(u64),
+}
+
+/// Blocks to fetch, and the chunks that are wanted of each, in the order of archives.
+#[derive(Default)]
+pub struct Wanted {
+    archives: Vec<(Arc<OpenArchive>, BTreeSet<u32>)>,
+    chunks: HashMap<(u64, u32), Vec<ChunkRef>>,
+    bytes: usize,
+}
+
+/// Chunks that were found where they should be, and are what they should be.
+pub type Found = HashMap<(u64, u32), (Arc<Block>, HashSet<ChunkId>)>;
+
+impl Wanted {
+    pub fn chunks_of(&self, place: (u64, u32)) -> &[ChunkRef] {
+        self.chunks.get(&place).map_or(&[], Vec::as_slice)
+    }
+    pub fn archives(&self) -> impl Iterator<Item = (&Arc<OpenArchive>, Vec<u32>)> {
+        self.archives.iter().map(|(open, blocks)| (open, blocks.iter().copied().collect()))
+    }
+
+    /// Wants a chunk at the first place where it is to be sought, if that block is not here yet.
+    fn add(&mut self, reader: &mut Reader<'_>, chunk: &ChunkRef) -> Outcome<()> {
+        let Some(place) = reader.near(chunk)?.first().copied() else { return Ok(()) };
+        if let Some(chunks) = self.chunks.get_mut(&place) {
+            chunks.push(*chunk);
+            return Ok(());
+        }
+        let Some((open, bytes)) = reader.absent(place)? else { return Ok(()) };
+        self.chunks.insert(place, vec![*chunk]);
+        self.bytes += bytes;
+        let at = self.archives.iter().rposition(|(known, _)| known.archive.name.number.get() == place.0);
+        match at {
+            Some(at) => drop(self.archives[at].1.insert(place.1)),
+            None => self.archives.push((open, BTreeSet::from([place.1]))),
+        }
+        Ok(())
+    }
+}
+
+/// Writes the content of a file, holes as zeros. A chunk that cannot be had ends it with a failure; what comes before
+/// the chunk was written then.
+pub fn content(reader: &mut Reader<'_>, entry: &Entry, out: &mut (dyn Write + Send)) -> Outcome<()> {
+    if entry.size < SMALL_BYTES { one_by_one(reader, entry, out) } else { in_windows(reader, entry, out, WINDOW_BYTES) }
+}
+
+fn in_windows(reader: &mut Reader<'_>, entry: &Entry, out: &mut (dyn Write + Send), bytes: usize) -> Outcome<()> {
+    let (sender, receiver) = bounded(1);
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(move || write(&receiver, out));
+        let read = windows(reader, entry, bytes, &sender);
+        drop(sender);
+        let written = writing.join().unwrap_or_else(|_| Err(io::Error::other("the writing thread broke off")));
+        // Where writing failed, reading could only tell that it did.
+        written.map_err(failed)?;
+        read
+    })
+}
+
+fn one_by_one(reader: &mut Reader<'_>, entry: &Entry, out: &mut dyn Write) -> Outcome<()> {
+    let mut extents = Extents::new(entry);
+    while let Some((_, extent)) = extents.next(reader)? {
+        crate::cli::check_interrupted()?;
+        match extent {
+            Extent::Chunk(chunk) => out.write_all(&reader.chunk(&chunk)?).map_err(failed)?,
+            Extent::Hole(bytes) => zeros(out, bytes).map_err(failed)?,
+        }
+    }
+    Ok(())
+}
+
+/// Gathers, fetches and hands over one window after another.
+fn windows(reader: &mut Reader<'_>, entry: &Entry, bytes: usize, pieces: &Sender<Vec<Piece>>) -> Outcome<()> {
+    let mut extents = Extents::new(entry);
+    loop {
+        let (mut window, mut wanted, mut end) = (Vec::new(), Wanted::default(), Ok(()));
+        while wanted.bytes < bytes && window.len() < WINDOW_EXTENTS {
+            crate::cli::check_interrupted()?;
+            match extents.next(reader) {
+                Ok(Some((_, extent))) => {
+                    if let Extent::Chunk(chunk) = &extent {
+                        wanted.add(reader, chunk)?;
+                    }
+                    window.push(extent);
+                }
+                Ok(None) => break,
+                // What lies before is written all the same.
+                Err(failure) => {
+                    end = Err(failure);
+                    break;
+                }
+            }
+        }
+        if window.is_empty() {
+            return end;
+        }
+        let found = reader.fetch(&wanted)?;
+        let mut ready = Vec::with_capacity(window.len());
+        for extent in window {
+            match piece(reader, &found, extent) {
+                Ok(piece) => ready.push(piece),
+                Err(failure) => {
+                    end = Err(failure);
+                    break;
+                }
+            }
+        }
+        let ended = || Failure::new("internal", Exit::Failed, "the writing thread ended");
+        pieces.send(ready).map_err(|_| ended())?;
+        end?;
+    }
+}
+
+fn piece(reader: &mut Reader<'_>, found: &Found, extent: Extent) -> Outcome<Piece> {
+    let chunk = match extent {
+        Extent::Hole(bytes) => return Ok(Piece::Hole(bytes)),
+        Extent::Chunk(chunk) => chunk,
+    };
+    if let Some(place) = reader.near(&chunk)?.first()
+        && let Some((block, good)) = found.get(place)
+        && good.contains(&chunk.id)
+    {
+        return Ok(Piece::Chunk(Arc::clone(block), chunk.id));
+    }
+    Ok(Piece::Bytes(reader.chunk(&chunk)?))
+}
+
+fn write(pieces: &Receiver<Vec<Piece>>, out: &mut dyn Write) -> io::Result<()> {
+    for piece in pieces.iter().flatten() {
+        match piece {
+            Piece::Chunk(block, id) => {
+                let content = block.get(&id).ok_or_else(|| io::Error::other("a chunk went away"))?;
+                out.write_all(content)?;
+            }
+            Piece::Bytes(bytes) => out.write_all(&bytes)?,
+            Piece::Hole(bytes) => zeros(out, bytes)?,
+        }
+    }
+    Ok(())
+}
+
+fn zeros(out: &mut dyn Write, bytes: u64) -> io::Result<()> {
+    let zeros = [0; 16 << 10];
+    let mut left = bytes;
+    while left > 0 {
+        let piece = usize::try_from(left).map_or(zeros.len(), |left| left.min(zeros.len()));
+        out.write_all(&zeros[..piece])?;
+        left -= piece as u64;
+    }
+    Ok(())
+}
+
+/// A failure of standard output.
+pub fn failed(error: io::Error) -> Failure {
+    let code = if error.kind() == io::ErrorKind::BrokenPipe { "stdout-closed" } else { "stdout" };
+    Failure::new(code, Exit::Failed, format!("cannot write to standard output: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::identity::Identity;
+    use crate::restore::objects::is_lost;
+    use crate::restore::testing::{Vault, file_of};
+    use crate::tree::EntryKind;
+    use shared::codec::List;
+    use shared::format::Kind;
+
+    /// Chunks of 100 bytes, five to a block, twenty to an archive.
+    fn chunks(vault: &mut Vault, count: u32) -> (Vec<ChunkRef>, Vec<u8>) {
+        vault.block_bytes = 500;
+        let contents: Vec<Vec<u8>> = (0..count).map(|n| n.to_le_bytes().repeat(25)).collect();
+        let refs = contents.chunks(20).flat_map(|some| vault.archive(Kind::Data, some)).collect();
+        (refs, contents.concat())
+    }
+
+    /// The content in windows of this size, what was found, and how it ended.
+    fn stream(vault: &mut Vault, entry: &Entry, bytes: usize) -> (Vec<u8>, Vec<String>, Outcome<()>) {
+        let head = vault.snapshot(vec![entry.clone()]);
+        let (source, head) = (vault.trusted(), vault.head(&head));
+        let identity = Identity::from_seed(&[7; 32]);
+        let mut reader = Reader::open(vault, &source, head, &identity).unwrap();
+        let mut out = Vec::new();
+        let end = in_windows(&mut reader, entry, &mut out, bytes);
+        (out, reader.findings.lines(), end)
+    }
+
+    #[test]
+    fn content_comes_in_order_and_each_block_once() {
+        for bytes in [1, 700, 3000, 1 << 20] {
+            let mut vault = Vault::new();
+            let (refs, content) = chunks(&mut vault, 100);
+            let (out, findings, end) = stream(&mut vault, &file_of("file", &refs), bytes);
+            end.unwrap();
+            assert!(out == content && findings.is_empty(), "windows of {bytes}");
+            assert!(vault.store.fetched.values().all(|count| *count == 1), "{:?}", vault.store.fetched);
+        }
+    }
+
+    #[test]
+    fn holes_and_chunks_that_come_again() {
+        let mut vault = Vault::new();
+        let (refs, content) = chunks(&mut vault, 60);
+        let again = [&refs[..], &refs[10..30], &refs[..1]].concat();
+        let mut extents: Vec<Extent> = again.iter().copied().map(Extent::Chunk).collect();
+        extents.insert(30, Extent::Hole(70_000));
+        let size = extents.iter().map(Extent::bytes).sum();
+        let file = Entry { size, extents: Some(List::new(extents).unwrap()), ..file_of("file", &[]) };
+        assert_eq!(file.kind, EntryKind::File);
+        let (out, _, end) = stream(&mut vault, &file, 900);
+        end.unwrap();
+        let expected =
+            [&content[..3000], &[0; 70_000], &content[3000..], &content[1000..3000], &content[..100]].concat();
+        assert!(out == expected);
+    }
+
+    #[test]
+    fn what_lies_before_a_lost_chunk_is_written() {
+        let mut vault = Vault::new();
+        let (refs, content) = chunks(&mut vault, 100);
+        // The tenth block: chunks 45 to 49.
+        let lost = (refs[45].archive.get(), refs[45].block);
+        vault.store.parts.get_mut(&lost).unwrap()[100] ^= 1;
+        let (out, findings, end) = stream(&mut vault, &file_of("file", &refs), 2000);
+        assert!(is_lost(&end.unwrap_err()));
+        assert!(out == content[..4500], "{} bytes", out.len());
+        assert_eq!(findings.len(), 1);
+    }
+
+    #[test]
+    fn a_poisoned_chunk_is_sought_elsewhere() {
+        let mut vault = Vault::new();
+        let (refs, content) = chunks(&mut vault, 40);
+        let poisoned = vault.archive_named(Kind::Data, &[(refs[7].id, vec![9; 100])])[0];
+        let mut hinted = refs.clone();
+        hinted[7] = poisoned;
+        let (out, findings, end) = stream(&mut vault, &file_of("file", &hinted), 1500);
+        end.unwrap();
+        assert!(out == content);
+        assert_eq!(findings.len(), 1);
+    }
+
+    #[test]
+    fn an_output_that_closes_ends_it() {
+        struct Closed;
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut vault = Vault::new();
+        let (refs, _) = chunks(&mut vault, 100);
+        let file = file_of("file", &refs);
+        let head = vault.snapshot(vec![file.clone()]);
+        let (source, head) = (vault.trusted(), vault.head(&head));
+        let identity = Identity::from_seed(&[7; 32]);
+        let mut reader = Reader::open(&mut vault, &source, head, &identity).unwrap();
+        assert_eq!(in_windows(&mut reader, &file, &mut Closed, 300).unwrap_err().code, "stdout-closed");
+    }
+}
