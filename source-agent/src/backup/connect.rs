@@ -3,12 +3,13 @@
 use super::numbers::LEAP_MAX;
 use super::outcome::shown;
 use super::push::Dial;
-use crate::client::Client;
+use crate::client::{ARCHIVES_AHEAD_MAX, Client};
 use crate::crypto::secret::IndexSecret;
 use crate::index::rebuild::{Own, learn};
 use crate::index::{Index, SinkFacts};
 use crate::report::{Exit, Failure, Outcome};
 use crate::watch::{self, ChainState, Verdict};
+use shared::format::archive::{Part, Region};
 use shared::id::{ArchiveNumber, Chain, Lineage, SourceId, VerifyKey};
 use shared::wire::Welcome;
 use shared::wire::reply::ArchiveItem;
@@ -122,7 +123,8 @@ fn refresh(
         return index.account(facts, next, journal, false);
     }
     let number = ArchiveNumber::new(from).map_err(|e| Failure::new("numbers", Exit::Failed, e.to_string()))?;
-    let items = client.archives(&me.source, &me.lineage, number)?;
+    // A sink whose next number is 0 says already that it holds none: that costs no round trip.
+    let items = if next == 0 { Vec::new() } else { client.archives(&me.source, &me.lineage, number)? };
     if items.last().is_some_and(|last| last.number.get() >= next) {
         let message = "the sink lists archives above the number that it says is its next";
         return Err(Failure::new("sink-lies", Exit::Tampered, message));
@@ -163,10 +165,17 @@ fn learn_all(
     if !unknown.is_empty() {
         told(&format!("the local index lacks {} archives; their chunk tables are fetched", unknown.len()));
     }
-    let mut unused = 0usize;
-    for ArchiveItem { number, id } in unknown {
-        let learned = fetch(client, me, number, &id)
-            .and_then(|(region, table)| learn(index, facts, &own, number, &id, &region, table));
+    let (mut unused, mut ahead) = (0usize, unknown.iter());
+    // Asked for ahead: over a long line each answer that is waited for is a round trip.
+    for item in ahead.by_ref().take(ARCHIVES_AHEAD_MAX) {
+        client.ask_archive(&me.source, &me.lineage, item.number)?;
+    }
+    for ArchiveItem { number, id } in &unknown {
+        let fetched = client.take_archive(*number, id, |region| table_part(region, me));
+        if let (Some(item), false) = (ahead.next(), client.is_over()) {
+            client.ask_archive(&me.source, &me.lineage, item.number)?;
+        }
+        let learned = fetched.and_then(|(region, table)| learn(index, facts, &own, *number, id, &region, table));
         match learned {
             Ok(()) => {}
             // Lost line, full disk, damaged index: no reason to go on. Nor with a sink that contradicts itself.
@@ -186,16 +195,9 @@ fn learn_all(
     Ok(())
 }
 
-fn fetch(
-    client: &mut Client,
-    me: &Me,
-    number: ArchiveNumber,
-    id: &shared::id::ArchiveId,
-) -> Outcome<(shared::format::Region, Vec<u8>)> {
-    let region = client.region(&me.source, &me.lineage, number, id)?;
+/// What an archive's signed index says of its chunk table.
+fn table_part(region: &Region, me: &Me) -> Outcome<Part> {
     let foreign = |why: &str| Failure::new("foreign-archive", Exit::Tampered, why);
     let index = region.index.clone().verify(&me.key).map_err(|e| foreign(&e.to_string()))?;
-    let part = index.parts.last().ok_or_else(|| foreign("it has no chunk table"))?;
-    let table = client.table(&me.source, &me.lineage, number, part)?;
-    Ok((region, table))
+    index.parts.last().cloned().ok_or_else(|| foreign("it has no chunk table"))
 }

@@ -257,7 +257,6 @@ fn run_once(env: &Env, sets: &[SetPlan]) -> Outcome<Report> {
         cutter: Cutter::new(env.secret.gear(&env.lineage)),
         users: users::Users::read(),
         work,
-        snapshot_bytes: 0,
     };
     let mut done = Vec::new();
     let mut failure = None;

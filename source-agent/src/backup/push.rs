@@ -108,14 +108,22 @@ struct Link {
     receiver: JoinHandle<()>,
 }
 
+/// Has the sink this session's envelope?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Enveloped {
+    No,
+    /// Sent on the connection that is open; what follows it is taken in its order.
+    Sent,
+    Durable,
+}
+
 /// One remote's thread.
 pub struct Pusher {
     session: Arc<Session>,
     remote: Remote,
     link: Option<Link>,
     flying: Flying,
-    /// The sink has this session's envelope.
-    enveloped: bool,
+    enveloped: Enveloped,
     /// Body and digest of the head that was sent last in this session.
     sent_head: Option<(Digest, Digest)>,
     bytes_sent: u64,
@@ -137,7 +145,7 @@ fn is_lost(failure: &Failure) -> bool {
 
 impl Pusher {
     pub fn start(session: Arc<Session>, remote: Remote) -> Self {
-        let (flying, enveloped, sent_head) = (Flying::default(), false, None);
+        let (flying, enveloped, sent_head) = (Flying::default(), Enveloped::No, None);
         let (bytes_sent, archives_sent, tries, acknowledged) = (0, 0, 0, 0);
         let (link, reply, lacking) = (None, None, Lacking::new(session.first));
         Self {
@@ -178,19 +186,27 @@ impl Pusher {
         Ok(())
     }
 
-    /// The envelope is durable at the sink before anything is sealed for it; a run that pushes nothing sends none.
-    fn ensure_envelope(&mut self) -> Outcome<()> {
-        if self.enveloped {
-            return Ok(());
+    /// The envelope goes before the first archive or body of its session, and its answer is not waited for: the sink
+    /// makes it durable before it looks at what follows. A run that pushes nothing sends none.
+    fn send_envelope(&mut self) -> Outcome<()> {
+        if self.enveloped == Enveloped::No {
+            let envelope = Arc::clone(&self.session.envelope);
+            self.send(|sender| sender.envelope(&envelope))?;
+            self.enveloped = Enveloped::Sent;
         }
-        let envelope = Arc::clone(&self.session.envelope);
-        self.send(|sender| sender.envelope(&envelope))?;
-        match self.answer()? {
-            Answer::Stored { .. } => {
-                self.enveloped = true;
-                Ok(())
+        Ok(())
+    }
+
+    /// Takes an answer that may come at any time; others are given back. A refusal is a failure.
+    fn take(&mut self, (asked, answer): (Asked, Answer)) -> Outcome<Option<Answer>> {
+        match (asked, answer) {
+            (Asked::Ping, _) => Ok(None),
+            (_, Answer::Refused(Refusal { failure, .. })) => Err(failure),
+            (Asked::Envelope(_), Answer::Stored { .. }) => {
+                self.enveloped = Enveloped::Durable;
+                Ok(None)
             }
-            other => Err(self.unexpected(other)),
+            (_, answer) => Ok(Some(answer)),
         }
     }
 
@@ -259,8 +275,11 @@ impl Pusher {
                     Err(_) => return Ok(()),
                 },
                 recv(answers) -> answer => match answer {
-                    Ok(Ok((Asked::Ping, _))) => {}
-                    Ok(Ok((_, answer))) => return Err(self.unexpected(answer)),
+                    Ok(Ok(answered)) => match self.take(answered) {
+                        Ok(None) => {}
+                        Ok(Some(answer)) => return Err(self.unexpected(answer)),
+                        Err(failure) => self.lost(failure)?,
+                    },
                     Ok(Err(failure)) => self.lost(failure)?,
                     Err(_) => self.lost(self.gone())?,
                 },
@@ -273,13 +292,11 @@ impl Pusher {
     }
 
     fn archive(&mut self, archive: Arc<Ready>) -> Outcome<()> {
-        while let Err(failure) = self.ensure_envelope() {
-            self.lost(failure)?;
-        }
         self.flying.lock().push_back(Arc::clone(&archive));
         self.bytes_sent += archive.bytes();
         self.archives_sent += 1;
-        let sent = self.send_archive(&archive);
+        // What is lost on the way is sent again, behind the envelope, as soon as the line is joined again.
+        let sent = self.send_envelope().and_then(|()| self.send_archive(&archive));
         self.or_lost(sent)
     }
 
@@ -295,16 +312,20 @@ impl Pusher {
         }
     }
 
-    /// The answer to the one open request; archives are answered elsewhere.
+    /// The answer to the oldest open request; archives are answered elsewhere.
     fn answer(&mut self) -> Outcome<Answer> {
         loop {
             let Some(link) = &self.link else { return Err(self.gone()) };
-            match link.answers.recv_timeout(Duration::from_millis(500)) {
-                Ok(Ok((Asked::Ping, _))) => {}
-                Ok(Ok((_, Answer::Refused(refusal)))) => return Err(refusal.failure),
-                Ok(answer) => return answer.map(|(_, answer)| answer),
-                Err(crossbeam_channel::RecvTimeoutError::Timeout) => self.session.stop.check()?,
+            let answered = match link.answers.recv_timeout(Duration::from_millis(500)) {
+                Ok(answered) => answered?,
+                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {
+                    self.session.stop.check()?;
+                    continue;
+                }
                 Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return Err(self.gone()),
+            };
+            if let Some(answer) = self.take(answered)? {
+                return Ok(answer);
             }
         }
     }
@@ -353,6 +374,9 @@ impl Pusher {
             drop(answers);
             // A sink that has gone silent must not hold up the others.
             sender.stop();
+            if self.enveloped == Enveloped::Sent {
+                self.enveloped = Enveloped::No;
+            }
             // A receiver that panicked has nothing more to say.
             let _ = receiver.join();
         }
@@ -394,6 +418,9 @@ impl Pusher {
     /// Sends again what was not acknowledged.
     fn resend(&mut self) -> Outcome<()> {
         let all: Vec<Arc<Ready>> = self.flying.lock().iter().cloned().collect();
+        if !all.is_empty() {
+            self.send_envelope()?;
+        }
         all.iter().try_for_each(|archive| self.send_archive(archive))
     }
 
@@ -403,9 +430,11 @@ impl Pusher {
             self.session.stop.check()?;
             let Some(link) = &self.link else { return Err(self.gone()) };
             match link.answers.recv_timeout(Duration::from_millis(20)) {
-                Ok(Ok((Asked::Ping, _))) => {}
-                Ok(Ok((_, answer))) => return Err(self.unexpected(answer)),
-                Ok(Err(failure)) => return Err(failure),
+                Ok(answered) => {
+                    if let Some(answer) = self.take(answered?)? {
+                        return Err(self.unexpected(answer));
+                    }
+                }
                 Err(crossbeam_channel::RecvTimeoutError::Timeout) => {
                     if let Some(link) = &mut self.link {
                         link.sender.keep_alive()?;
@@ -436,14 +465,12 @@ impl Pusher {
         if let Some(digest) = self.receipted(job) {
             return Ok(Committed::Done(digest));
         }
-        self.ensure_envelope()?;
-        self.send_pages(job, None)?;
-        let mut missing = self.send_body(job)?;
+        self.send_envelope()?;
+        let mut missing = self.send_body(job, None)?;
         if missing.archives.is_empty() && !missing.pages.is_empty() {
             let lacking = missing.pages.to_vec();
             self.session.index.note_pages(&self.remote.facts, &lacking, false)?;
-            self.send_pages(job, Some(&lacking))?;
-            missing = self.send_body(job)?;
+            missing = self.send_body(job, Some(&lacking))?;
         }
         if !missing.is_empty() {
             return self.missing(job, &missing);
@@ -492,7 +519,8 @@ impl Pusher {
         Ok(Committed::Missing(archives))
     }
 
-    fn send_pages(&mut self, job: &CommitJob, only: Option<&[Digest]>) -> Outcome<()> {
+    /// Pages and body in one go: the sink answers each in turn, and pins nothing for a body whose pages it lacks.
+    fn send_body(&mut self, job: &CommitJob, only: Option<&[Digest]>) -> Outcome<Missing> {
         let known = self.session.index.pages(&self.remote.facts)?;
         let wanted = |page: &&Plain<Page>| match only {
             Some(only) => only.contains(&page.digest()),
@@ -502,6 +530,7 @@ impl Pusher {
         for page in &pages {
             self.send(|sender| sender.page(page))?;
         }
+        self.send(|sender| sender.body(&job.body))?;
         for _ in &pages {
             match self.answer()? {
                 Answer::Stored { .. } => {}
@@ -509,11 +538,7 @@ impl Pusher {
             }
         }
         let digests: Vec<Digest> = pages.iter().map(|page| page.digest()).collect();
-        self.session.index.note_pages(&self.remote.facts, &digests, true)
-    }
-
-    fn send_body(&mut self, job: &CommitJob) -> Outcome<Missing> {
-        self.send(|sender| sender.body(&job.body))?;
+        self.session.index.note_pages(&self.remote.facts, &digests, true)?;
         match self.answer()? {
             Answer::Missing(missing) => Ok(missing),
             other => Err(self.unexpected(other)),

@@ -1,8 +1,9 @@
 //! Repacking without keys: chunks of blocks that are mostly dead are treated as unknown, within a small budget a run,
 //! so that they are read and sent again and the old blocks can be freed.
 
+use crate::index::Index;
+use crate::index::series::{self, UsesReader};
 use crate::index::uses::Spot;
-use crate::index::{Index, series};
 use crate::report::Outcome;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -11,6 +12,10 @@ use std::path::Path;
 const BUDGET_BYTES_MIN: u64 = 64 << 20;
 /// Share of the snapshot's bytes that a run may send again: one part in so many.
 const BUDGET_PART: u64 = 20;
+/// Archive numbers that are looked at together.
+const SPAN_ARCHIVES: u64 = 4096;
+/// Candidates that are kept before the best of them are chosen.
+const CANDIDATES_MAX: usize = 1 << 18;
 
 /// A block that is referred to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,27 +56,47 @@ pub fn choose(mut candidates: Vec<Candidate>, budget: u64) -> HashSet<Spot> {
     chosen
 }
 
+/// Bytes that a run may send again.
+pub(super) fn budget(snapshot_bytes: u64) -> u64 {
+    (snapshot_bytes / BUDGET_PART).max(BUDGET_BYTES_MIN)
+}
+
 /// Chooses among all blocks that the last snapshots of all series refer to. `snapshot_bytes`: the last one's size.
 pub fn sparse_blocks(cache_dir: &Path, index: &Index, snapshot_bytes: u64) -> Outcome<HashSet<Spot>> {
-    let mut uses: BTreeMap<u64, BTreeMap<u32, u64>> = BTreeMap::new();
-    for path in series::all(cache_dir) {
-        series::for_each_use(&path, |spot, count| {
-            *uses.entry(spot.archive).or_default().entry(spot.block).or_default() += count;
-            Ok(())
-        })?;
-    }
-    let mut candidates = Vec::new();
-    for (archive, blocks) in uses {
-        let facts = index.blocks(archive)?;
-        for (block, uses) in blocks {
-            let Some((chunks, bytes)) = facts.get(block as usize).copied() else { continue };
-            let candidate = Candidate { spot: Spot { archive, block }, uses, chunks, bytes };
+    let budget = budget(snapshot_bytes);
+    let all = series::all(cache_dir).iter().map(|path| UsesReader::open(path)).collect::<Outcome<Vec<_>>>()?;
+    let next = |from: u64| -> Outcome<Option<u64>> {
+        let each = all.iter().map(|series| series.next(from)).collect::<Outcome<Vec<_>>>()?;
+        Ok(each.into_iter().flatten().min())
+    };
+    let (mut candidates, mut from) = (Vec::new(), 0);
+    // Span by span, so that the memory does not grow with the number of blocks.
+    while let Some(begin) = next(from)? {
+        from = begin.saturating_add(SPAN_ARCHIVES);
+        let mut uses: BTreeMap<Spot, u64> = BTreeMap::new();
+        for series in &all {
+            series.each(begin..from, |spot, count| {
+                *uses.entry(spot).or_default() += count;
+                Ok(())
+            })?;
+        }
+        let (mut archive, mut facts) = (None, Vec::new());
+        for (spot, uses) in uses {
+            if archive != Some(spot.archive) {
+                (archive, facts) = (Some(spot.archive), index.blocks(spot.archive)?);
+            }
+            let Some((chunks, bytes)) = facts.get(spot.block as usize).copied() else { continue };
+            let candidate = Candidate { spot, uses, chunks, bytes };
             if candidate.is_sparse() {
                 candidates.push(candidate);
             }
         }
+        if candidates.len() > CANDIDATES_MAX {
+            let chosen = choose(candidates.clone(), budget);
+            candidates.retain(|candidate| chosen.contains(&candidate.spot));
+        }
     }
-    Ok(choose(candidates, (snapshot_bytes / BUDGET_PART).max(BUDGET_BYTES_MIN)))
+    Ok(choose(candidates, budget))
 }
 
 #[cfg(test)]

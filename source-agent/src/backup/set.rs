@@ -55,7 +55,6 @@ pub struct Run<'a> {
     pub users: Users,
     /// One for each remote, in the order of the remotes.
     pub work: Vec<(usize, Sender<Work>)>,
-    pub snapshot_bytes: u64,
 }
 
 /// What a set's run brought.
@@ -124,7 +123,7 @@ impl Run<'_> {
         let force = is_forced(env, set, &index)?;
         let sparse = match index.is_new() || force {
             true => HashSet::new(),
-            false => repack::sparse_blocks(&env.cache_dir, &env.index, self.snapshot_bytes)?,
+            false => repack::sparse_blocks(&env.cache_dir, &env.index, noted_number(&index, BYTES_NOTE)?)?,
         };
         let all_usable = sparse.is_empty() && self.all_present(&index)?;
         let (jobs, seal_jobs) = unbounded();
@@ -272,19 +271,26 @@ impl Run<'_> {
         stop.check()?;
         written?;
         let top = output.top.lock().take().ok_or_else(stopped)?;
-        self.finish_series(index, writer, set)?;
+        self.finish_series(index, writer, set, shared.met.bytes.get())?;
         Ok((top, handed.into_inner().into_iter().map(|(number, id, _)| (number, id)).collect()))
     }
 
     /// The new snapshot becomes the last one of the local index. Nothing in it depends on the commit: a place that a
     /// remote turns out to lack is noticed in the next run.
-    fn finish_series(&self, index: &SeriesIndex, mut writer: SeriesWriter, set: &SetPlan) -> Outcome<()> {
-        let runs = index.note("runs")?.and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?))).unwrap_or(0);
+    fn finish_series(
+        &self,
+        index: &SeriesIndex,
+        mut writer: SeriesWriter,
+        set: &SetPlan,
+        snapshot_bytes: u64,
+    ) -> Outcome<()> {
+        let runs = noted_number(index, "runs")?;
         let recount = self.env.force || runs >= RECOUNT_AFTER;
         if recount {
             writer.recount()?;
         }
         writer.set_note(OPTIONS_NOTE, &noted_options(set))?;
+        writer.set_note(BYTES_NOTE, &snapshot_bytes.to_le_bytes())?;
         writer.commit()?;
         index.set_note("runs", &if recount { 0 } else { runs + 1 }.to_le_bytes())
     }
@@ -488,6 +494,14 @@ pub struct Look {
 
 /// Name of the series' note of the options that its records were made with.
 const OPTIONS_NOTE: &str = "options";
+
+/// Name of the series' note of how many bytes the files of its last snapshot have.
+pub(super) const BYTES_NOTE: &str = "bytes";
+
+/// A number that the series notes; 0 where there is none.
+pub(super) fn noted_number(index: &SeriesIndex, note: &str) -> Outcome<u64> {
+    Ok(index.note(note)?.and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?))).unwrap_or(0))
+}
 
 /// Options that say what is read of a file that is unchanged.
 fn noted_options(set: &SetPlan) -> [u8; 1] {

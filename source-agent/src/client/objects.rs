@@ -1,17 +1,20 @@
 //! Single objects: what comes back must have the digest that was asked for.
 
 use super::Client;
-use crate::report::Outcome;
+use crate::report::{Exit, Failure, Outcome};
 use shared::format::archive::{Part, Region};
 use shared::format::envelope::{Envelope, Wrap};
 use shared::format::owner::{OwnerRecord, Release, Voucher};
 use shared::format::receipt::Receipt;
 use shared::format::snapshot::{Body, Head, Page};
 use shared::id::{ArchiveId, ArchiveNumber, Digest, Lineage, SessionId, SourceId, VerifyKey};
-use shared::limits::REGION_BYTES_MAX;
+use shared::limits::{REGION_BYTES_MAX, SEALED_BYTES_MAX};
 use shared::signature::{Plain, Signed, Verified};
 use shared::wire::request::{GetArchive, GetObject, GetSession, PushRequest, Query};
 use shared::wire::{Reply, Request, Stored};
+
+/// Archives whose region and table may be asked for ahead: requests so small that they fit the buffers of any transport.
+pub const ARCHIVES_AHEAD_MAX: usize = 64;
 
 impl Client {
     /// The envelope of this session; its signature is the caller's to check.
@@ -54,14 +57,63 @@ impl Client {
     ) -> Outcome<Region> {
         let query = GetArchive { source: *source, lineage: *lineage, number };
         let bytes = self.object(&Query::GetRegion(query))?;
+        self.check_region(&bytes, number, id)
+    }
+
+    fn check_region(&mut self, bytes: &[u8], number: ArchiveNumber, id: &ArchiveId) -> Outcome<Region> {
         if bytes.len() > REGION_BYTES_MAX {
             return Err(self.lie(format!("a header region of {} bytes", bytes.len())));
         }
-        let region = Region::parse(&bytes).map_err(|e| self.lie(format!("a header region: {e}")))?;
+        let region = Region::parse(bytes).map_err(|e| self.lie(format!("a header region: {e}")))?;
         if region.id() != *id {
             return Err(self.lie(format!("archive {number} is not the one asked for")));
         }
         Ok(region)
+    }
+
+    /// Asks for the header region and the sealed chunk table of an archive without waiting; [`Client::take_archive`]
+    /// takes the answers, in the same order. At most [`ARCHIVES_AHEAD_MAX`] may be open.
+    pub fn ask_archive(&mut self, source: &SourceId, lineage: &Lineage, number: ArchiveNumber) -> Outcome<()> {
+        if self.broken || self.archives_ahead.len() >= ARCHIVES_AHEAD_MAX || !self.ahead.is_empty() {
+            return Err(self.out_of_step(number));
+        }
+        let query = GetArchive { source: *source, lineage: *lineage, number };
+        self.send_unchecked(&Query::GetRegion(query.clone()).frame())?;
+        self.send_unchecked(&Query::GetTable(query).frame())?;
+        self.archives_ahead.push_back(number);
+        Ok(())
+    }
+
+    /// Takes the answer to the oldest [`Client::ask_archive`], which must be of this archive. `check` looks at the
+    /// region and says what its signed index tells of the chunk table. After a failure the session is in step, unless
+    /// the sink lied or the line broke.
+    pub fn take_archive(
+        &mut self,
+        number: ArchiveNumber,
+        id: &ArchiveId,
+        check: impl FnOnce(&Region) -> Outcome<Part>,
+    ) -> Outcome<(Region, Vec<u8>)> {
+        if self.broken || self.archives_ahead.pop_front() != Some(number) {
+            return Err(self.out_of_step(number));
+        }
+        let region = match self.reply_or_refusal()? {
+            Ok(Reply::Object(bytes)) => self.check_region(&bytes, number, id).and_then(|region| {
+                let part = check(&region)?;
+                Ok((region, part))
+            }),
+            Ok(other) => return Err(self.unexpected(&other)),
+            Err(refusal) => Err(refusal.failure),
+        };
+        if self.broken {
+            return region.and_then(|_| Err(self.out_of_step(number)));
+        }
+        let first = self.reply_or_refusal()?;
+        match (region, first) {
+            (Ok((region, part)), Ok(first)) => Ok((region, self.whole_table(number, &part, first)?)),
+            (Err(failure), Ok(first)) => self.pass_over(first).and(Err(failure)),
+            (Err(failure), Err(_)) => Err(failure),
+            (Ok(_), Err(refusal)) => Err(refusal.failure),
+        }
     }
 
     /// The sealed chunk table of an archive, whose signed index says `part` of it: the last part.
@@ -74,11 +126,41 @@ impl Client {
     ) -> Outcome<Vec<u8>> {
         let query = GetArchive { source: *source, lineage: *lineage, number };
         let first = self.ask(&Query::GetTable(query))?;
+        self.whole_table(number, part, first)
+    }
+
+    fn whole_table(&mut self, number: ArchiveNumber, part: &Part, first: Reply) -> Outcome<Vec<u8>> {
         let sealed = self.pieces(first, part.bytes as usize)?;
         if Digest::of(&sealed) != part.hash {
             return Err(self.damaged(number, &[part_name("the chunk table", &sealed, part)]));
         }
         Ok(sealed)
+    }
+
+    /// Reads a table that is of no use, to stay in step.
+    fn pass_over(&mut self, first: Reply) -> Outcome<()> {
+        let (mut reply, mut bytes) = (first, 0);
+        loop {
+            let (piece, last) = match reply {
+                Reply::Piece(piece) => (piece, false),
+                Reply::Object(piece) => (piece, true),
+                other => return Err(self.unexpected(&other)),
+            };
+            bytes += piece.len();
+            if bytes > SEALED_BYTES_MAX || (piece.is_empty() && !last) {
+                return Err(self.lie("a chunk table longer than any may be"));
+            }
+            if last {
+                return Ok(());
+            }
+            reply = self.reply()?;
+        }
+    }
+
+    fn out_of_step(&mut self, number: ArchiveNumber) -> Failure {
+        self.broken = true;
+        Failure::new("out-of-step", Exit::Failed, format!("archive {number} cannot be asked for on this connection"))
+            .remote(self.remote_name())
     }
 
     /// Sends an owner record; refused as a conflict if another came first.

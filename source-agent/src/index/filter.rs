@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Largest filter: 32 MiB. With more ids it says "maybe" more often, which is only slower.
 const BITS_MAX: u64 = 1 << 28;
+/// At least so many bits for each id, and at most twice as many: of unknown ids one in 150 is asked for in vain.
+const BITS_EACH: u64 = 12;
 const BITS_MIN: u64 = 1 << 20;
 
 /// May say "maybe" for an id that was never added, never "no" for one that was.
@@ -14,9 +16,9 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// For about so many ids, and as many again.
+    /// For about so many ids.
     pub fn new(ids: u64) -> Self {
-        let bits = ids.saturating_mul(24).clamp(BITS_MIN, BITS_MAX).next_power_of_two();
+        let bits = ids.saturating_mul(BITS_EACH).clamp(BITS_MIN, BITS_MAX).next_power_of_two();
         let words = (0..bits / 64).map(|_| AtomicU64::new(0)).collect();
         Self { words, mask: bits - 1 }
     }

@@ -10,6 +10,7 @@ use crate::report::Outcome;
 use rusqlite::{Connection, OptionalExtension, params};
 use shared::id::{Lineage, Series, SourceId};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 const TABLES: &str = "
@@ -91,16 +92,40 @@ fn refers_from(path: &Path, next: u64) -> Outcome<bool> {
 }
 
 /// Calls `each` with every block that a series' last snapshot refers to, ascending.
-pub fn for_each_use(path: &Path, mut each: impl FnMut(Spot, u64) -> Outcome<()>) -> Outcome<()> {
-    let connection = reader(path)?;
-    let mut list =
-        connection.prepare("SELECT archive, block, count FROM uses ORDER BY archive, block").map_err(sqlite)?;
-    let mut rows = list.query([]).map_err(sqlite)?;
-    while let Some(row) = rows.next().map_err(sqlite)? {
-        let spot = Spot { archive: row.get(0).map_err(sqlite)?, block: row.get(1).map_err(sqlite)? };
-        each(spot, row.get(2).map_err(sqlite)?)?;
+pub fn for_each_use(path: &Path, each: impl FnMut(Spot, u64) -> Outcome<()>) -> Outcome<()> {
+    UsesReader::open(path)?.each(0..u64::MAX, each)
+}
+
+/// Reads how often a series' last snapshot refers to each block.
+pub struct UsesReader {
+    connection: Connection,
+}
+
+impl UsesReader {
+    pub fn open(path: &Path) -> Outcome<Self> {
+        Ok(Self { connection: reader(path)? })
     }
-    Ok(())
+
+    /// The lowest archive at or above `from` that is referred to.
+    pub fn next(&self, from: u64) -> Outcome<Option<u64>> {
+        let mut find =
+            self.connection.prepare_cached("SELECT min(archive) FROM uses WHERE archive >= ?1").map_err(sqlite)?;
+        find.query_row([from], |row| row.get(0)).map_err(sqlite)
+    }
+
+    /// Calls `each` with the blocks of these archives, ascending.
+    pub fn each(&self, archives: Range<u64>, mut each: impl FnMut(Spot, u64) -> Outcome<()>) -> Outcome<()> {
+        let sql = "SELECT archive, block, count FROM uses WHERE archive >= ?1 AND archive < ?2 ORDER BY archive, block";
+        let mut list = self.connection.prepare_cached(sql).map_err(sqlite)?;
+        // What SQLite cannot count no archive's number reaches.
+        let end = archives.end.min(i64::MAX as u64);
+        let mut rows = list.query([archives.start, end]).map_err(sqlite)?;
+        while let Some(row) = rows.next().map_err(sqlite)? {
+            let spot = Spot { archive: row.get(0).map_err(sqlite)?, block: row.get(1).map_err(sqlite)? };
+            each(spot, row.get(2).map_err(sqlite)?)?;
+        }
+        Ok(())
+    }
 }
 
 impl SeriesIndex {

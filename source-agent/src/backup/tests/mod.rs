@@ -7,6 +7,7 @@ mod linked;
 mod memory_sink;
 mod once;
 mod opened;
+mod trips;
 
 use super::push::Dial;
 use super::*;
@@ -187,6 +188,19 @@ fn noise(bytes: usize, seed: u64) -> Vec<u8> {
     }
     out.truncate(bytes);
     out
+}
+
+/// What a run may send again grows with what the last snapshot held.
+#[test]
+fn the_size_of_a_snapshot_is_noted_for_repacking() {
+    let world = World::new(1);
+    world.write("big", &noise(3 << 20, 1));
+    world.write("small", b"hello");
+    world.run_and_check();
+    let series = world.env().secret.series("data");
+    let index = crate::index::series::SeriesIndex::open(&world.dir.path().join("cache"), &SOURCE, &LINEAGE, &series);
+    assert_eq!(set::noted_number(&index.unwrap(), set::BYTES_NOTE).unwrap(), (3 << 20) + 5);
+    assert_eq!([0, 1 << 40].map(repack::budget), [64 << 20, (1 << 40) / 20]);
 }
 
 #[test]
