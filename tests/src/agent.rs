@@ -181,15 +181,7 @@ impl Agent {
 
     /// The keys that root on the source has.
     pub fn keys(&self) -> Keys {
-        let read = |path: PathBuf| std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let card: SourceCard = read(self.state().join("source.card")).parse().unwrap();
-        let signing =
-            shared::keyfile::read_signing_key(shared::keyfile::SOURCE_SIGNING_KEY, &read(self.dir.join("signing.key")))
-                .unwrap();
-        let secret =
-            shared::keyfile::read(shared::keyfile::SOURCE_SECRET, &read(self.state().join("source.secret"))).unwrap();
-        let lineage = read(self.state().join("lineage")).trim().parse().unwrap();
-        Keys { card, signing, secret: SourceSecret::from_bytes(&secret), lineage }
+        Keys::read(&self.dir)
     }
 
     /// The SSH private key of a remote, as the configuration names it.
@@ -213,6 +205,21 @@ pub struct Keys {
     pub signing: SigningKey,
     pub secret: SourceSecret,
     pub lineage: shared::id::Lineage,
+}
+
+impl Keys {
+    /// Of the agent whose configuration lies in this directory.
+    pub fn read(dir: &Path) -> Self {
+        let read = |path: PathBuf| std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let state = dir.join("state");
+        let card: SourceCard = read(state.join("source.card")).parse().unwrap();
+        let signing =
+            shared::keyfile::read_signing_key(shared::keyfile::SOURCE_SIGNING_KEY, &read(dir.join("signing.key")))
+                .unwrap();
+        let secret = shared::keyfile::read(shared::keyfile::SOURCE_SECRET, &read(state.join("source.secret"))).unwrap();
+        let lineage = read(state.join("lineage")).trim().parse().unwrap();
+        Self { card, signing, secret: SourceSecret::from_bytes(&secret), lineage }
+    }
 }
 
 /// Joining of texts that may not be UTF-8.
