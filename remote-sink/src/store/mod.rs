@@ -102,9 +102,13 @@ impl StoreError {
     }
     /// The object is there, but is not what was put: too short, or no regular file.
     pub fn is_damage(&self) -> bool {
+        use rustix::io::Errno;
+        // What file systems say of a medium that cannot be read, of their own damaged structures (EUCLEAN, of xfs and
+        // btrfs also as EBADMSG and EILSEQ for checksums), and of a link where an object should be.
+        const OF_THE_OBJECT: [Errno; 5] = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::ILSEQ, Errno::LOOP];
+        let code = self.error.raw_os_error();
         matches!(self.error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
-            || self.error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
-            || self.error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
+            || OF_THE_OBJECT.iter().any(|known| code == Some(known.raw_os_error()))
     }
 }
 
@@ -208,4 +212,21 @@ pub fn names<S: Store>(store: &S, shelf: Shelf) -> Result<Vec<Name>, StoreError>
         }
     })?;
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn what_a_file_system_says_of_damage_is_the_objects_fault_and_no_other() {
+        let of = |code: Errno| StoreError { action: "read", path: "x".into(), error: code.into() }.is_damage();
+        for code in [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::ILSEQ, Errno::LOOP] {
+            assert!(of(code), "{code}");
+        }
+        for code in [Errno::NOSPC, Errno::MFILE, Errno::ACCESS, Errno::NOMEM, Errno::STALE] {
+            assert!(!of(code), "{code}");
+        }
+    }
 }
