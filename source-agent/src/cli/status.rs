@@ -49,6 +49,14 @@ impl State {
             Self::Unknown => "unknown",
         }
     }
+    const fn exit(self) -> Exit {
+        match self {
+            Self::Fresh => Exit::Done,
+            Self::Old => Exit::Failed,
+            // By the command line's table, 3 here.
+            Self::Unknown => Exit::Incomplete,
+        }
+    }
 }
 
 /// What is known of one remote.
@@ -85,7 +93,7 @@ pub fn run(args: &StatusArgs, context: &Context) -> Outcome<Exit> {
     }
     if reads_only {
         notice(context, "this machine reads and does not back up: source-agent snapshots shows what the remotes hold");
-        return Ok(if test.is_some() { Exit::Done } else { Exit::Incomplete });
+        return Ok(RestoreTest::state(test.as_ref(), loaded.config.check.restore_test_every).exit());
     }
     if lines.is_empty() {
         warn(context, "no remote is configured: source-agent remote add NAME SINK-CARD");
@@ -124,6 +132,11 @@ impl RestoreTest {
         let wrong = |e| Failure::new("state", Exit::Failed, format!("{} does not hold a time: {e}", path.display()));
         let time: i64 = text.trim().parse().map_err(wrong)?;
         Ok(Some(Self { time, age: now.saturating_sub(time) }))
+    }
+
+    /// How a machine stands that only reads: by its restore tests.
+    fn state(test: Option<&Self>, every: Option<Age>) -> State {
+        judge(test.map(|test| test.age), every.map(seconds))
     }
 
     /// What is wrong with it. A source tests no restores, so one that never did is no finding there.
@@ -354,5 +367,8 @@ mod tests {
         assert!(!warns(None, every, false) && warns(None, None, true));
         assert!(!warns(at(600), every, true) && warns(at(601), every, false) && !warns(at(601), None, true));
         assert!(warns(at(-301), None, false) && !warns(at(-299), every, true));
+        let exit = |test: Option<RestoreTest>, every| RestoreTest::state(test.as_ref(), every).exit();
+        assert_eq!((exit(at(600), every), exit(at(601), every)), (Exit::Done, Exit::Failed));
+        assert_eq!((exit(None, None), exit(at(-301), None)), (Exit::Incomplete, Exit::Incomplete));
     }
 }
