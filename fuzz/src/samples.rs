@@ -189,6 +189,7 @@ pub(crate) fn welcomes() -> Vec<Vec<u8>> {
         binding: Blob::new(vec![1; 32]).unwrap(),
         quota: Some(10),
         used: Some(5),
+        damaged: Some(1),
     };
     vec![bytes(welcome)]
 }

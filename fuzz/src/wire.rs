@@ -4,7 +4,7 @@ use crate::samples::{DIGEST, LINEAGE, SOURCE, number};
 use crate::{Target, samples};
 use shared::codec::{List, Text};
 use shared::id::{Salt, SessionId, VerifyKey};
-use shared::wire::reply::{ArchiveItem, ArchiveList};
+use shared::wire::reply::{ArchiveItem, ArchiveList, DamagedItem, DamagedList};
 use shared::wire::request::{
     GetArchive, GetObject, GetOwned, GetParts, GetSession, ListArchives, ListHeads, ListOf, hello_frame, parse_hello,
 };
@@ -101,6 +101,7 @@ fn pushes() -> Vec<Vec<u8>> {
         PushRequest::PutBody(samples::bodies().remove(0)),
         PushRequest::PutHead(samples::heads().remove(0)),
         PushRequest::PutSubstitute(samples::substitutes().remove(0)),
+        PushRequest::GetDamaged,
     ]);
     requests.iter().map(|request| flat(&request.frame())).collect()
 }
@@ -135,6 +136,12 @@ fn replies() -> Vec<Vec<u8>> {
         archives: List::new(vec![number(4)]).unwrap(),
         total: 9,
     };
+    let damaged = |at: u64, blocks: Vec<u8>| DamagedItem {
+        number: number(at),
+        id: shared::id::ArchiveId::new([1; 32]),
+        blocks: shared::codec::Blob::new(blocks).unwrap(),
+    };
+    let damaged = List::new(vec![damaged(3, vec![1]), damaged(9, vec![0, 128])]).unwrap();
     let replies = [
         Reply::Welcome(samples::welcomes().remove(0)),
         Reply::Pong,
@@ -148,6 +155,7 @@ fn replies() -> Vec<Vec<u8>> {
         Reply::Sources(SourceList { items: List::new(vec![source]).unwrap() }),
         Reply::Heads(HeadList { items: List::new(vec![head]).unwrap(), more: true }),
         Reply::Archives(ArchiveList { items: List::new(vec![archive]).unwrap(), more: false }),
+        Reply::Damaged(DamagedList { checked: 1_790_000_000, items: damaged }),
     ];
     replies.iter().map(|reply| flat(&reply.frame())).collect()
 }

@@ -8,6 +8,7 @@ pub mod cidr;
 pub mod cli;
 pub mod config;
 pub mod confine;
+pub mod damaged;
 pub mod enrolment;
 pub mod journal;
 pub mod ledger;

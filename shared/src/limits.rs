@@ -97,5 +97,7 @@ pub const DATA_BYTES_MAX: usize = 1 << 20;
 pub const PING_BYTES_MAX: usize = 1 << 16;
 /// Items in one list reply.
 pub const LIST_ITEMS_MAX: usize = 8192;
+/// Archives of one list of damage.
+pub const DAMAGED_ARCHIVES_MAX: usize = 1024;
 /// Longest message text in a refusal.
 pub const MESSAGE_BYTES_MAX: usize = 2048;

@@ -109,10 +109,12 @@ OWNER_RANGE = f.fields((0, "owner", f.ID), (1, "start", f.UINT), (2, "limit", LI
 PARTS = f.fields(*CHAIN, (2, "number", f.ARCHIVE_NUMBER), (3, "parts", f.many(f.number(f.MAX_PARTS - 1), 1, f.MAX_PARTS)))
 READS: dict[int, f.Check | None] = {
     2: None, 16: None, 17: RANGE, 18: ONE, 19: ONE, 20: ONE, 21: ARCHIVE, 22: ARCHIVE, 23: RANGE, 24: OWNER_RANGE,
-    25: RANGE, 26: RANGE, 27: RANGE, 48: PARTS,
+    25: RANGE, 26: RANGE, 27: RANGE, 48: PARTS, 71: None,
 }  # fmt: skip
 PUTS = {*range(32, 36), *range(64, 71)}
-REPLIES = set(range(129, 141))
+REPLIES = set(range(129, 142))
+LOST = f.row(f.ARCHIVE_NUMBER, f.ID, f.octets(0, f.MAX_PARTS // 8))
+DAMAGED = f.fields((0, "checked", f.TIME), (1, "items", f.many(LOST, 0, 1024)))
 
 
 def request(v: Fields) -> None:
@@ -123,6 +125,10 @@ def request(v: Fields) -> None:
     tag, payload = frame[4], frame[5:]
     if role == "reply":
         need(tag in REPLIES, "P-2: not a reply")
+        if tag == 141:
+            items = DAMAGED(f.decode(payload)).items
+            need(all(a[0] < b[0] for a, b in zip(items, items[1:])), "P-13: numbers do not ascend")
+            need(all(blocks and blocks[-1] for _, _, blocks in items), "P-13: no block, or a byte of zeros behind")
         return
     need(tag in READS or tag in PUTS, "P-2: unknown request")
     need(tag < 48 or role == ("read" if tag == 48 else "push"), "P-6: not a request of this role")

@@ -4,6 +4,7 @@ use super::snapshots::{self, Snapshot};
 use super::{Context, table};
 use crate::cli::vault::{Enrolled, Vault};
 use crate::config::{Age, iec};
+use crate::damaged::Damaged;
 use crate::journal::{Journal, SourceMemory};
 use crate::report::{Failure, exit};
 use crate::retention::rules::InForce;
@@ -20,7 +21,7 @@ use std::fmt::Write;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Show per source: last snapshot, sizes, growth, holds, alarms, next removal
+/// Show per source: last snapshot, sizes, damage, growth, holds, alarms, next removal
 ///
 /// Checkpoints of unfinished runs do not count as snapshots here. Growth, holds, alarms and the next removal are in the
 /// operator's journal: an account that may not read it sees the rest.
@@ -67,13 +68,17 @@ struct Line {
     freshness: Freshness,
     /// Digest of the newest head.
     newest: Option<Digest>,
+    /// Damaged blocks that snapshots need, by the last `verify`; unknown where its list cannot be read.
+    damaged: Option<u64>,
     outlook: Option<Outlook>,
 }
 
 impl Line {
     fn unknown(name: &SourceName, quota: Option<u64>) -> Self {
         let (name, freshness) = (name.clone(), Freshness::Unknown);
-        Self { name, received: None, snapshots: 0, objects: 0, bytes: 0, quota, freshness, newest: None, outlook: None }
+        let (received, newest, damaged, outlook) = (None, None, None, None);
+        let (snapshots, objects, bytes) = (0, 0, 0);
+        Self { name, received, snapshots, objects, bytes, quota, freshness, newest, damaged, outlook }
     }
 }
 
@@ -107,6 +112,7 @@ pub fn run(args: &StatusArgs, context: &mut Context<'_>) -> Result<u8, Failure> 
             Line::unknown(&one.name, super::sources::quota(one, &vault))
         });
         let view = memory.as_ref().map(|memory| View { layout: &vault.layout, root: &root, sink: &sink, memory });
+        line.damaged = Damaged::read(&root, &one.name, one.enrolment.card.source_id()).ok().map(|list| list.blocks);
         line.outlook = view.and_then(|view| outlook(&vault, one, view, now));
         line
     };
@@ -148,7 +154,8 @@ fn line(vault: &Vault, one: &Enrolled, sink: &VerifyKey, oldest: Option<i64>) ->
     let snapshots = all.iter().filter(counts).count() as u64;
     let quota = super::sources::quota(one, vault);
     let name = one.name.clone();
-    Ok(Line { name, received, snapshots, objects, bytes, quota, freshness, newest, outlook: None })
+    let (damaged, outlook) = (None, None);
+    Ok(Line { name, received, snapshots, objects, bytes, quota, freshness, newest, damaged, outlook })
 }
 
 /// What is in the journal about a source; nothing where it cannot be read as a whole.
@@ -237,7 +244,7 @@ fn tell(lines: &[Line], now: i64, context: &mut Context<'_>) -> Result<(), Failu
         return Ok(());
     }
     let titles = ["Source", "State", "Last snapshot", "", "Newest", "Snapshots", "Used", "Quota"];
-    let more = ["7 days", "Held", "Alarms", "Next removal"];
+    let more = ["Damage", "7 days", "Held", "Alarms", "Next removal"];
     let titles: Vec<_> = titles.into_iter().chain(more).map(str::to_owned).collect();
     let rows: Vec<Vec<String>> = [titles].into_iter().chain(shown.into_iter().map(|line| row(line, now))).collect();
     table::columns(&rows).into_iter().try_for_each(|line| context.line(line))
@@ -254,6 +261,11 @@ fn row(line: &Line, now: i64) -> Vec<String> {
         table::grouped(line.snapshots),
         iec(line.bytes),
         line.quota.map_or_else(|| "none".into(), iec),
+        match line.damaged {
+            None => "?".into(),
+            Some(0) => "none".into(),
+            Some(blocks) => format!("{} blocks", table::grouped(blocks)),
+        },
         of(|outlook| {
             let sign = if outlook.growth < 0 { '-' } else { '+' };
             format!("{sign}{}", iec(outlook.growth.unsigned_abs()))
@@ -275,6 +287,7 @@ fn json(line: &Line) -> serde_json::Value {
         "bytes": line.bytes,
         "quota": line.quota,
         "head": line.newest.map(|head| head.to_string()),
+        "damaged_blocks": line.damaged,
         "growth_7_days": line.outlook.as_ref().map(|outlook| outlook.growth),
         "held": line.outlook.as_ref().map(|outlook| outlook.held),
         "alarms": line.outlook.as_ref().map(|outlook| &outlook.alarms),
@@ -285,12 +298,13 @@ fn json(line: &Line) -> serde_json::Value {
 /// Text format of Prometheus, without time stamps: the collector refuses them. Names need no escaping.
 fn metrics(lines: &[Line]) -> String {
     type Value = fn(&Line) -> Option<i128>;
-    const ALL: [(&str, &str, Value); 9] = [
+    const ALL: [(&str, &str, Value); 10] = [
         ("last_received_timestamp_seconds", "When the newest snapshot was received.", |l| l.received.map(i128::from)),
         ("snapshots", "Snapshots held.", |l| Some(l.snapshots.into())),
         ("objects", "Objects held.", |l| Some(l.objects.into())),
         ("used_bytes", "Bytes charged to the source.", |l| Some(l.bytes.into())),
         ("quota_bytes", "Bytes that the source may use.", |l| l.quota.map(i128::from)),
+        ("damaged_blocks", "Damaged blocks that snapshots need, by the last verify.", |l| l.damaged.map(i128::from)),
         ("growth_7_days_bytes", "Bytes held more than a week ago.", |l| Some(l.outlook.as_ref()?.growth.into())),
         ("held_snapshots", "Snapshots that the operator holds.", |l| Some(l.outlook.as_ref()?.held.into())),
         (

@@ -3,6 +3,7 @@
 use super::{Context, table};
 use crate::cli::vault::Vault;
 use crate::config::{Age, Size, iec};
+use crate::damaged::{Damaged, LostBlocks};
 use crate::journal::Event;
 use crate::ledger::Ledger;
 use crate::report::{Failure, exit};
@@ -10,7 +11,8 @@ use crate::retention::brakes::Brake;
 use crate::retention::vault::Desk;
 use crate::verify::{Finding, Report, SourceReport, VerifyOptions, verify_observed};
 use shared::id::SourceName;
-use shared::sys::{Clock, SystemClock};
+use shared::signature::Plain;
+use shared::sys::{Clock, SystemClock, durable};
 use shared::text::printable;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -21,7 +23,8 @@ const SHOWN_MAX: usize = 50;
 
 /// Read stored data again and check signatures, chains and hashes
 ///
-/// Needs no key and changes nothing. What is damaged is named, with the snapshots that need it.
+/// Needs no key and changes no object. What is damaged is named, with the snapshots that need it. The source is told at
+/// its next backup, and sends again what it still has.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 all is well, 13 something is damaged or missing, 1 it could not be read.")]
 pub struct VerifyArgs {
@@ -76,6 +79,7 @@ pub fn run(args: &VerifyArgs, context: &mut Context<'_>) -> Result<u8, Failure> 
     note_scrub(&report, options.sample_percent.is_some_and(|percent| percent < 100.0), context);
     for source in &report.sources {
         remember(&vault, source, began, context);
+        leave_for_source(&vault, source, began, context);
     }
     tell(&report, started.elapsed(), context)?;
     Ok(if report.is_ok() { exit::OK } else { exit::DAMAGE })
@@ -115,6 +119,24 @@ fn remember(vault: &Vault, source: &SourceReport, began: i64, context: &Context<
     });
     if let Err(e) = noted {
         context.warn(format!("{name}: {e}; what was read is not remembered"));
+    }
+}
+
+/// Leaves the list of what is lost where the source's sessions find it, and takes it away when nothing is lost any more.
+fn leave_for_source(vault: &Vault, source: &SourceReport, began: i64, context: &Context<'_>) {
+    let written = || -> Result<(), String> {
+        let name: SourceName = source.name.parse().map_err(|e| format!("{e}"))?;
+        let path = vault.layout.damaged(&name);
+        if source.lost.is_empty() && !path.exists() {
+            return Ok(());
+        }
+        let id = source.id.ok_or("it has no card")?;
+        let list = Plain::new(Damaged::new(id, began, source.lost.clone())).map_err(|e| e.to_string())?;
+        durable::replace_as(&path, list.as_bytes(), durable::PUBLIC, durable::Owner::Directory)
+            .map_err(|e| format!("cannot write {}: {e}", path.display()))
+    };
+    if let Err(why) = written() {
+        context.warn(format!("{}: the source is not told of this: {why}", source.name));
     }
 }
 
@@ -188,10 +210,21 @@ fn tell(report: &Report, took: Duration, context: &mut Context<'_>) -> Result<()
 /// What is no damage and should be known all the same.
 fn notes(source: &SourceReport, context: &mut Context<'_>) -> Result<(), Failure> {
     if !source.snapshots_damaged.is_empty() {
+        context
+            .remark(format!("  {} snapshot(s) cannot be restored whole from here", source.snapshots_damaged.len()))?;
+    }
+    if !source.lost.is_empty() {
+        let (blocks, archives) = (table::grouped(lost_blocks(source)), table::grouped(source.lost.len() as u64));
         context.remark(format!(
-            "  {} snapshot(s) cannot be restored whole from here: take what they lack from another sink",
-            source.snapshots_damaged.len()
+            "  {blocks} damaged block(s) of {archives} archive(s) are needed: the source is told at its next backup, and \
+             sends again what it still has; verify again after it"
         ))?;
+        for lost in source.lost.iter().take(SHOWN_MAX) {
+            context.remark(format!("    archive {}: {}", lost.number, shown_blocks(lost)))?;
+        }
+        if source.lost.len() > SHOWN_MAX {
+            context.remark(format!("    ... and {} more archives", source.lost.len() - SHOWN_MAX))?;
+        }
     }
     if source.healed > 0 {
         let healed = table::grouped(source.healed);
@@ -214,6 +247,21 @@ fn notes(source: &SourceReport, context: &mut Context<'_>) -> Result<(), Failure
         context.remark(format!("  {} file(s) that are no objects, the first: {first}", source.unknown_total))?;
     }
     Ok(())
+}
+
+fn lost_blocks(source: &SourceReport) -> u64 {
+    source.lost.iter().map(LostBlocks::count).sum()
+}
+
+/// `block 3`, `blocks 0 1 7 … (20)`.
+fn shown_blocks(lost: &LostBlocks) -> String {
+    const MOST: usize = 12;
+    let first: Vec<String> = lost.numbers().take(MOST).map(|block| block.to_string()).collect();
+    match lost.count() {
+        1 => format!("block {}", first.join(" ")),
+        count if count as usize <= MOST => format!("blocks {}", first.join(" ")),
+        count => format!("blocks {} … ({count})", first.join(" ")),
+    }
 }
 
 /// `web1  31 snapshots: signatures 31 ok, chain unbroken   data 214,113 objects, 88.1 GiB: 0 damaged   09:12`
@@ -255,6 +303,11 @@ fn finding_json(finding: &Finding) -> serde_json::Value {
     serde_json::json!({ "path": finding.path, "what": finding.what, "snapshots": snapshots })
 }
 
+fn lost_json(lost: &LostBlocks) -> serde_json::Value {
+    let blocks: Vec<u32> = lost.numbers().collect();
+    serde_json::json!({ "lineage": lost.lineage.to_string(), "archive": lost.number.get(), "blocks": blocks })
+}
+
 fn json(source: &SourceReport) -> serde_json::Value {
     serde_json::json!({
         "message_type": "verified",
@@ -268,6 +321,8 @@ fn json(source: &SourceReport) -> serde_json::Value {
         "bytes": source.bytes,
         "damaged": source.damage_total,
         "healed": source.healed,
+        "damaged_blocks": lost_blocks(source),
+        "lost": source.lost.iter().map(lost_json).collect::<Vec<_>>(),
         "damage": source.damage.iter().map(finding_json).collect::<Vec<_>>(),
         "unknown": source.unknown_total,
         "archives": source.archives,

@@ -291,6 +291,7 @@ impl Push {
             PushRequest::PutBody(bytes) => self.pinned.body(&bytes).map(|_| bytes)?,
             PushRequest::PutHead(bytes) => left_to_committer(self.pinned.head(&bytes)).map(|()| bytes)?,
             PushRequest::PutSubstitute(bytes) => self.pinned.substitute(&bytes).map(|_| bytes)?,
+            PushRequest::GetDamaged => Vec::new(),
             PushRequest::Query(query) => {
                 check_query(&query, &self.pinned.identity)?;
                 query.frame().payload

@@ -89,6 +89,10 @@ impl Layout {
     pub fn published(&self, name: &SourceName) -> PathBuf {
         self.root.join(published_path(name))
     }
+    /// What `verify` found damaged, for a source's sessions.
+    pub fn damaged(&self, name: &SourceName) -> PathBuf {
+        self.root.join(damaged_path(name))
+    }
     /// Blocks of a source that will be freed.
     pub fn condemned(&self, name: &SourceName) -> PathBuf {
         self.source(name).join("condemned")
@@ -196,6 +200,11 @@ pub fn source_room(name: &SourceName) -> String {
 /// What the operator's commands leave for a source's sessions, relative to the root.
 pub fn published_path(name: &SourceName) -> String {
     format!("{}/published", source_room(name))
+}
+
+/// What `verify` found damaged, for a source's sessions, relative to the root.
+pub fn damaged_path(name: &SourceName) -> String {
+    format!("{}/damaged", source_room(name))
 }
 
 /// An owner's directory, relative to the root.

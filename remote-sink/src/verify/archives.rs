@@ -8,7 +8,7 @@ use crate::verify::{Judged, SourceReport, VerifyOptions};
 use shared::format::owner::BlockName;
 use shared::format::{Index, PageEntry};
 use shared::id::{ArchiveId, ArchiveNumber, Lineage};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -53,7 +53,10 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn wants(&self, lineage: &Lineage, number: ArchiveNumber) -> Wanted {
+    fn wants(&self, judged: &Judged, lineage: &Lineage, number: ArchiveNumber) -> Wanted {
+        if judged.damaged.has(lineage, number) {
+            return Wanted::Read;
+        }
         if let (Some(since), Some(ledger)) = (self.skip_since, self.ledger)
             && let Ok(Some(at)) = ledger.verified_at(lineage, number)
             && at > since
@@ -107,7 +110,8 @@ impl Facts {
     fn sound(&self, id: ArchiveId, block: u32) -> Sound {
         match () {
             () if self.id != id || block >= self.blocks || self.absent.contains(&block) => Sound::Missing,
-            () if self.damaged.contains(&block) => Sound::Damaged,
+            // Without the chunk table nobody finds what is in a block.
+            () if self.damaged.contains(&block) || self.damaged.contains(&self.blocks) => Sound::Damaged,
             () if self.proven => Sound::Proven,
             () => Sound::Unread,
         }
@@ -118,6 +122,9 @@ impl Facts {
 pub struct Archives {
     facts: HashMap<(Lineage, ArchiveNumber), Facts>,
     healed: Healed,
+    /// Findings with chunk tables and with archives as a whole: healed if all that is needed of these is healed.
+    whole: Vec<(Place, String)>,
+    suspects: HashSet<Place>,
 }
 
 /// What one archive came to.
@@ -143,7 +150,7 @@ impl Archives {
             .collect();
         // The ledger's connection stays with this thread.
         let wanted: Vec<_> =
-            names.into_iter().map(|name| Task { name, wanted: reading.wants(&name.0, name.1) }).collect();
+            names.into_iter().map(|name| Task { name, wanted: reading.wants(judged, &name.0, name.1) }).collect();
         let mut verdicts = judge_all(judged, &reading.pace, &wanted);
         // What heals a damaged block is read too, whatever was left out: without that it may be as rotten. Among it more
         // may turn out to be damaged, so again until nothing is left.
@@ -162,7 +169,13 @@ impl Archives {
             verdicts.into_values().filter_map(|verdict| verdict.report(report, &mut found)).collect();
         report.suspect = found.iter().map(|(place, ..)| *place).collect();
         report.suspect.dedup();
+        let mut whole = Vec::new();
         for (place, part, what) in found {
+            let blocks = facts.get(&place).map_or(0, |facts: &Facts| facts.blocks);
+            if part.is_none_or(|part| part == blocks) {
+                whole.push((place, what));
+                continue;
+            }
             let is_healed = |facts: &Facts| part.is_some_and(|part| healed.has(&place.0, place.1, facts.id, part));
             if facts.get(&place).is_some_and(is_healed) {
                 report.healed += 1;
@@ -170,29 +183,63 @@ impl Archives {
                 report.find(Name::Archive(place.0, place.1), what);
             }
         }
-        Self { facts, healed }
+        let suspects = whole.iter().map(|(place, _)| *place).collect();
+        Self { facts, healed, whole, suspects }
     }
 
     /// Why a page's entry cannot be read back; `None` if it can.
     pub fn lacks(&self, lineage: &Lineage, entry: &PageEntry) -> Option<Lack> {
-        let is_healed = |block: u32| self.healed.has(lineage, entry.number, entry.id, block);
-        let Some(facts) = self.facts.get(&(*lineage, entry.number)) else { return Some(Lack::Missing) };
-        if facts.id != entry.id {
-            return Some(Lack::Other);
-        }
-        if entry.blocks_named() > facts.blocks {
+        let facts = self.facts.get(&(*lineage, entry.number)).filter(|facts| facts.id == entry.id);
+        if let Some(facts) = facts
+            && entry.blocks_named() > facts.blocks
+        {
             return Some(Lack::Beyond);
         }
-        let live = |parts: &BTreeSet<u32>| parts.iter().any(|part| entry.is_live(*part) && !is_healed(*part));
-        if live(&facts.absent) {
-            return Some(Lack::Absent);
+        let lost = self.lost(lineage, entry);
+        let is_absent = |facts: &Facts| lost.iter().any(|block| facts.absent.contains(block));
+        match facts {
+            _ if lost.is_empty() => None,
+            None if self.facts.contains_key(&(*lineage, entry.number)) => Some(Lack::Other),
+            None => Some(Lack::Missing),
+            Some(facts) if is_absent(facts) => Some(Lack::Absent),
+            Some(_) => Some(Lack::Damaged),
         }
-        live(&facts.damaged).then_some(Lack::Damaged)
+    }
+
+    /// Blocks that a page's entry needs, that cannot be read, and that no others stand for.
+    pub fn lost(&self, lineage: &Lineage, entry: &PageEntry) -> Vec<u32> {
+        let facts = self.facts.get(&(*lineage, entry.number));
+        let is_lost = |block: &u32| {
+            let sound = facts.map_or(Sound::Missing, |facts| facts.sound(entry.id, *block));
+            matches!(sound, Sound::Damaged | Sound::Missing)
+        };
+        let is_healed = |block: &u32| self.healed.has(lineage, entry.number, entry.id, *block);
+        let named = (0..entry.blocks_named()).filter(|block| entry.is_live(*block));
+        named.filter(|block| is_lost(block) && !is_healed(block)).collect()
+    }
+
+    /// Is something wrong with its chunk table, or with all of it?
+    pub fn is_suspect(&self, place: &Place) -> bool {
+        self.suspects.contains(place)
+    }
+
+    /// Findings that concern more than a block: `is_healed` says whether all that is needed of an archive is healed.
+    pub fn tell_whole(&self, is_healed: impl Fn(&Place) -> bool, report: &mut SourceReport) {
+        for (place, what) in &self.whole {
+            if is_healed(place) {
+                report.healed += 1;
+            } else {
+                report.find(Name::Archive(place.0, place.1), what);
+            }
+        }
     }
 }
 
+/// An archive's name within its source.
+type Place = (Lineage, ArchiveNumber);
+
 /// A finding before it is known whether the part is healed.
-type Finding = ((Lineage, ArchiveNumber), Option<u32>, String);
+type Finding = (Place, Option<u32>, String);
 
 /// What a page names and the vault does not hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,10 +1,12 @@
 //! Chains of heads, their receipts, and whether everything that a snapshot names is here.
 
+use crate::damaged::LostBlocks;
 use crate::store::{Name, read_whole};
 use crate::verify::archives::{Archives, Lack};
 use crate::verify::{Judged, SourceReport, read};
+use shared::codec::Blob;
 use shared::format::{Body, Envelope, Head, Page, Receipt};
-use shared::id::{ArchiveNumber, Digest, Lineage};
+use shared::id::{ArchiveId, ArchiveNumber, Digest, Lineage};
 use shared::limits::{BODY_BYTES_MAX, ENVELOPE_BYTES_MAX, HEAD_BYTES_MAX, PAGE_BYTES_MAX, RECEIPT_BYTES_MAX};
 use shared::signature::{Plain, Signed, Verified};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -19,12 +21,16 @@ const SNAPSHOTS_MAX: usize = 100;
 struct PageVerdict {
     span: Option<(ArchiveNumber, ArchiveNumber)>,
     lacks: Vec<(ArchiveNumber, Lack)>,
+    /// What it names, and the blocks of that that are lost.
+    named: Vec<(ArchiveNumber, ArchiveId, Vec<u32>)>,
     readable: bool,
 }
 
 struct Judge<'a> {
     judged: &'a Judged<'a>,
     archives: &'a Archives,
+    /// Archives in which something is wrong or lost that snapshots name, with their lost blocks.
+    lost: BTreeMap<(Lineage, ArchiveNumber), (ArchiveId, BTreeSet<u32>)>,
     pages: HashMap<Digest, PageVerdict>,
     /// Objects that snapshots lack, and which snapshots.
     needed: HashMap<Name, (String, Vec<Snapshot>)>,
@@ -42,9 +48,22 @@ fn by_lineage(names: &[Name]) -> BTreeMap<Lineage, BTreeSet<u64>> {
     chains
 }
 
+/// What is lost of an archive, as it is noted; `None` if nothing is.
+fn lost_blocks(place: &(Lineage, ArchiveNumber), id: ArchiveId, blocks: &BTreeSet<u32>) -> Option<LostBlocks> {
+    let mut bits = vec![0u8; *blocks.last()? as usize / 8 + 1];
+    for block in blocks {
+        if let Some(byte) = bits.get_mut(*block as usize / 8) {
+            *byte |= 1 << (block % 8);
+        }
+    }
+    // Page entries have no more bits than a list takes.
+    Some(LostBlocks { lineage: place.0, number: place.1, id, blocks: Blob::new(bits).ok()? })
+}
+
 /// Judges all chains of a source.
-pub fn judge(judged: &Judged, archives: &Archives, heads: &[Name], receipts: &[Name], report: &mut SourceReport) {
-    let mut judge = Judge { judged, archives, pages: HashMap::new(), needed: HashMap::new(), lacking: BTreeSet::new() };
+pub fn judge(judged: &Judged, archives: Archives, heads: &[Name], receipts: &[Name], report: &mut SourceReport) {
+    let (pages, needed, lacking, lost) = (HashMap::new(), HashMap::new(), BTreeSet::new(), BTreeMap::new());
+    let mut judge = Judge { judged, archives: &archives, lost, pages, needed, lacking };
     let receipts = by_lineage(receipts);
     let heads = by_lineage(heads);
     for (lineage, sequences) in &heads {
@@ -61,6 +80,9 @@ pub fn judge(judged: &Judged, archives: &Archives, heads: &[Name], receipts: &[N
         }
     }
     report.snapshots_damaged = judge.lacking.iter().copied().collect();
+    let is_healed = |place: &_| judge.lost.get(place).is_some_and(|(_, blocks): &(_, BTreeSet<u32>)| blocks.is_empty());
+    archives.tell_whole(is_healed, report);
+    report.lost = judge.lost.iter().filter_map(|(place, (id, blocks))| lost_blocks(place, *id, blocks)).collect();
     judge.finish(report);
 }
 
@@ -189,6 +211,13 @@ impl Judge<'_> {
         for digest in body.pages.iter() {
             if !self.pages.contains_key(digest) {
                 let verdict = self.page(digest, &head.lineage);
+                for (number, id, blocks) in &verdict.named {
+                    // Two snapshots that mean different archives by one number: the first is asked for.
+                    let (known, lost) = self.lost.entry((head.lineage, *number)).or_insert((*id, BTreeSet::new()));
+                    if known == id {
+                        lost.extend(blocks);
+                    }
+                }
                 self.pages.insert(*digest, verdict);
             }
             let Some(page) = self.pages.get(digest) else { continue };
@@ -215,7 +244,13 @@ impl Judge<'_> {
             .filter(|page| page.digest() == *digest && page.source == self.judged.id && page.lineage == *lineage);
         let Some(page) = page else { return PageVerdict::default() };
         let lacks = page.archives.iter().filter_map(|entry| Some((entry.number, self.archives.lacks(lineage, entry)?)));
+        let named = page.archives.iter().filter_map(|entry| {
+            let lost = self.archives.lost(lineage, entry);
+            let tell = !lost.is_empty() || self.archives.is_suspect(&(*lineage, entry.number));
+            tell.then_some((entry.number, entry.id, lost))
+        });
         PageVerdict {
+            named: named.collect(),
             span: page.archives.first().zip(page.archives.last()).map(|(first, last)| (first.number, last.number)),
             lacks: lacks.collect(),
             readable: true,

@@ -1,6 +1,6 @@
 //! Blocks that are damaged or gone and whose content lies in others: by substitute records (docs/format.md, section
 //! 14) whose right blocks are all here and were read: a run that leaves data out reads what heals the damage that it finds. That they hold the same chunks only a reader with keys can see. An
-//! archive that is gone as a whole stays a finding.
+//! archive that is gone as a whole is healed when all its blocks are that snapshots need.
 
 use crate::serve::check::verify_any;
 use crate::store::{Name, Shelf, names, read_whole};

@@ -6,6 +6,7 @@ mod chains;
 mod healed;
 mod owners;
 
+use crate::damaged::{Damaged, LostBlocks};
 use crate::enrolment::Enrolment;
 use crate::journal::{Journal, JournalError, Memory};
 use crate::ledger::{Ledger, read_record};
@@ -57,6 +58,7 @@ pub struct Finding {
 #[derive(Debug, Clone, Default)]
 pub struct SourceReport {
     pub name: String,
+    pub id: Option<SourceId>,
     /// Heads in all chains.
     pub snapshots: u64,
     /// Heads whose signature fits.
@@ -86,6 +88,8 @@ pub struct SourceReport {
     pub unknown_total: u64,
     /// Archives that were read whole, are right, and cannot be changed by any session any more: for the ledger's table of last readings.
     pub verified: Vec<(Lineage, ArchiveNumber)>,
+    /// Blocks that kept snapshots need and that cannot be read, ascending: the source is told of them.
+    pub lost: Vec<LostBlocks>,
     /// Archives with something wrong in them, healed or not: their last good reading counts no more.
     pub suspect: Vec<(Lineage, ArchiveNumber)>,
 }
@@ -157,6 +161,8 @@ struct Judged<'a> {
     sink: VerifyKey,
     expired: Expired,
     store: &'a Directory,
+    /// What the run before found: read again whatever is left out.
+    damaged: Damaged,
 }
 
 /// Reads a vault and judges it.
@@ -197,10 +203,13 @@ pub fn verify_observed(
                 None => Expired::Published(Published::read(&vault, &name, enrolment.card.source_id())?),
             },
             store: &store,
+            // A hint only: this run writes it again.
+            damaged: Damaged::read(&vault, &name, enrolment.card.source_id())
+                .unwrap_or(Damaged::nothing(enrolment.card.source_id())),
         };
         let ledger = Ledger::open_read(&layout.ledger(&name)).ok().flatten();
         let reading = Reading::new(options, ledger.as_ref(), clock.now(), observe);
-        let mut source = SourceReport { name: name.to_string(), ..SourceReport::default() };
+        let mut source = SourceReport { name: name.to_string(), id: Some(judged.id), ..SourceReport::default() };
         judge_source(&judged, &reading, &mut source)?;
         report.sources.push(source);
     }
@@ -256,7 +265,7 @@ fn judge_source(judged: &Judged, reading: &Reading, report: &mut SourceReport) -
     }
     let names = list(judged.store, Shelf::Archives, report)?;
     let archives = Archives::judge(judged, reading, names, report);
-    chains::judge(judged, &archives, &heads, &receipts, report);
+    chains::judge(judged, archives, &heads, &receipts, report);
     Ok(())
 }
 

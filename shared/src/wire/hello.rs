@@ -124,6 +124,9 @@ pub struct Welcome {
     pub quota: Option<u64>,
     #[n(16)]
     pub used: Option<u64>,
+    /// Role push: archives of which the sink's last look found something damaged that snapshots need; absent if none.
+    #[n(17)]
+    pub damaged: Option<u64>,
 }
 
 impl Object for Welcome {

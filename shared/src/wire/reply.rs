@@ -3,8 +3,8 @@
 use crate::codec::{self, Blob, FormatError, List, Text};
 use crate::id::{ArchiveId, ArchiveNumber, Digest, Lineage, SourceId, SourceName};
 use crate::limits::{
-    BODY_PAGES_MAX, CARD_BYTES_MAX, DATA_BYTES_MAX, FRAME_BYTES_MAX, HEAD_BYTES_MAX, LIST_ITEMS_MAX, MESSAGE_BYTES_MAX,
-    RECEIPT_BYTES_MAX,
+    ARCHIVE_PARTS_MAX, BODY_PAGES_MAX, CARD_BYTES_MAX, DAMAGED_ARCHIVES_MAX, DATA_BYTES_MAX, FRAME_BYTES_MAX,
+    HEAD_BYTES_MAX, LIST_ITEMS_MAX, MESSAGE_BYTES_MAX, RECEIPT_BYTES_MAX,
 };
 use crate::wire::frame::Frame;
 use minicbor::{Decode, Encode};
@@ -25,6 +25,7 @@ pub mod tag {
     pub const HEADS: u8 = 138;
     pub const ARCHIVES: u8 = 139;
     pub const PONG: u8 = 140;
+    pub const DAMAGED: u8 = 141;
 }
 
 /// Why a request was refused. The number is stable; unknown numbers mean failure.
@@ -202,6 +203,52 @@ pub struct ArchiveList {
     pub more: bool,
 }
 
+/// Blocks of one archive that snapshots need and that the sink does not hold whole.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct DamagedItem {
+    #[n(0)]
+    pub number: ArchiveNumber,
+    /// As the snapshots name it.
+    #[n(1)]
+    pub id: ArchiveId,
+    /// One bit per block, lowest first; the last byte is not 0.
+    #[n(2)]
+    pub blocks: Blob<{ ARCHIVE_PARTS_MAX / 8 }>,
+}
+
+impl DamagedItem {
+    pub fn numbers(&self) -> impl Iterator<Item = u32> {
+        set_bits(&self.blocks)
+    }
+}
+
+/// Numbers of the bits that are set, lowest first.
+pub fn set_bits(bits: &[u8]) -> impl Iterator<Item = u32> {
+    let is_set = |at: &u32| bits.get(*at as usize / 8).is_some_and(|byte| byte >> (at % 8) & 1 == 1);
+    (0..bits.len() as u32 * 8).filter(is_set)
+}
+
+/// What the sink's last look found damaged. The sink's word: at worst it makes a source send something again.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct DamagedList {
+    /// When that look began, by the sink's clock.
+    #[n(0)]
+    pub checked: i64,
+    /// Ascending by number.
+    #[n(1)]
+    pub items: List<DamagedItem, DAMAGED_ARCHIVES_MAX>,
+}
+
+impl DamagedList {
+    /// Are the numbers ascending, and does each item name a block, in the shortest way?
+    pub fn is_in_order(&self) -> bool {
+        let ascending = self.items.windows(2).all(|pair| pair[0].number < pair[1].number);
+        ascending && self.items.iter().all(|item| item.blocks.last().is_some_and(|byte| *byte != 0))
+    }
+}
+
 /// A message of the sink.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
@@ -220,6 +267,7 @@ pub enum Reply {
     Sources(SourceList),
     Heads(HeadList),
     Archives(ArchiveList),
+    Damaged(DamagedList),
 }
 
 fn cbor<T>(frame: &Frame, what: &'static str) -> Result<T, FormatError>
@@ -256,6 +304,13 @@ impl Reply {
             tag::SOURCES => Self::Sources(cbor(&frame, "list of sources")?),
             tag::HEADS => Self::Heads(cbor(&frame, "list of heads")?),
             tag::ARCHIVES => Self::Archives(cbor(&frame, "list of archives")?),
+            tag::DAMAGED => {
+                let list: DamagedList = cbor(&frame, "list of damage")?;
+                if !list.is_in_order() {
+                    return Err(FormatError::Rule("a list of damage that is not in order, or names no block"));
+                }
+                Self::Damaged(list)
+            }
             _ => return Err(FormatError::Rule("unknown reply")),
         })
     }
@@ -274,6 +329,7 @@ impl Reply {
             Self::Sources(list) => (tag::SOURCES, codec::encode(list)),
             Self::Heads(list) => (tag::HEADS, codec::encode(list)),
             Self::Archives(list) => (tag::ARCHIVES, codec::encode(list)),
+            Self::Damaged(list) => (tag::DAMAGED, codec::encode(list)),
         };
         Frame { tag, payload }
     }

@@ -47,6 +47,7 @@ pub mod tag {
     pub const PUT_BODY: u8 = 68;
     pub const PUT_HEAD: u8 = 69;
     pub const PUT_SUBSTITUTE: u8 = 70;
+    pub const GET_DAMAGED: u8 = 71;
 }
 
 /// A chain at this sink, and where to go on.
@@ -186,6 +187,8 @@ pub enum PushRequest {
     PutBody(Vec<u8>),
     PutHead(Vec<u8>),
     PutSubstitute(Vec<u8>),
+    /// What of this source and lineage is damaged at the sink.
+    GetDamaged,
 }
 
 /// Role read.
@@ -335,12 +338,17 @@ impl Request for PushRequest {
             tag::PUT_BODY => Self::PutBody(raw(frame, BODY_BYTES_MAX)?),
             tag::PUT_HEAD => Self::PutHead(raw(frame, HEAD_BYTES_MAX)?),
             tag::PUT_SUBSTITUTE => Self::PutSubstitute(raw(frame, SUBSTITUTE_BYTES_MAX)?),
+            tag::GET_DAMAGED => {
+                empty(&frame)?;
+                Self::GetDamaged
+            }
             _ => Self::Query(Query::parse_in("push", frame)?),
         })
     }
     fn frame(&self) -> Frame {
         let (tag, payload) = match self {
             Self::Query(query) => return query.frame(),
+            Self::GetDamaged => return Frame { tag: tag::GET_DAMAGED, payload: Vec::new() },
             Self::PutEnvelope(bytes) => (tag::PUT_ENVELOPE, bytes),
             Self::PutArchive(bytes) => (tag::PUT_ARCHIVE, bytes),
             Self::Data(bytes) => (tag::DATA, bytes),

@@ -49,6 +49,7 @@ struct Parts {
 pub struct Assembly {
     pub number: ArchiveNumber,
     kind: Kind,
+    heals: bool,
     salt: Salt,
     bytes: AtomicU64,
     parts: Mutex<Parts>,
@@ -56,7 +57,12 @@ pub struct Assembly {
 
 impl Assembly {
     pub fn new(number: ArchiveNumber, kind: Kind) -> Self {
-        Self { number, kind, salt: Salt::random(), bytes: AtomicU64::new(0), parts: Mutex::default() }
+        let (salt, bytes, parts) = (Salt::random(), AtomicU64::new(0), Mutex::default());
+        Self { number, kind, heals: false, salt, bytes, parts }
+    }
+    /// One that repeats blocks for a single remote: nothing but substitute records refers to it.
+    pub fn healing(number: ArchiveNumber, kind: Kind) -> Self {
+        Self { heals: true, ..Self::new(number, kind) }
     }
     /// Bytes sealed, and plaintext of what is not sealed yet.
     pub fn bytes(&self) -> u64 {
@@ -100,6 +106,8 @@ pub struct Ready {
     pub parts: Vec<Vec<u8>>,
     /// Chunks of each block.
     pub table: Vec<Vec<TableEntry>>,
+    /// It goes to one remote alone.
+    pub heals: bool,
     /// Set with the first acknowledgement, under the index's lock.
     pub recorded: AtomicBool,
     flights: Arc<Flights>,
@@ -120,7 +128,7 @@ impl Ready {
 impl Drop for Ready {
     fn drop(&mut self) {
         // The remotes that did not acknowledge it are out of the run by now.
-        if self.recorded.load(Ordering::Acquire) {
+        if self.recorded.load(Ordering::Acquire) && !self.heals {
             self.everywhere.add(self.number.get());
         }
         std::mem::take(&mut self.parts).into_iter().for_each(|part| self.flights.buffers.give(part));
@@ -210,6 +218,7 @@ impl Sealer {
             region,
             parts: bytes,
             table,
+            heals: assembly.heals,
             recorded: AtomicBool::new(false),
             flights: Arc::clone(&self.flights),
             everywhere: Arc::clone(&self.everywhere),

@@ -1,5 +1,6 @@
 //! The beginning of a session with one remote: is it the chain we remember, and what does it hold?
 
+use super::heal::{self, Damage};
 use super::numbers::LEAP_MAX;
 use super::outcome::shown;
 use super::push::Dial;
@@ -10,7 +11,7 @@ use crate::index::{Index, SinkFacts};
 use crate::report::{Exit, Failure, Outcome};
 use crate::watch::{self, ChainState, Verdict};
 use shared::format::archive::{Part, Region};
-use shared::id::{ArchiveNumber, Chain, Lineage, SourceId, VerifyKey};
+use shared::id::{ArchiveId, ArchiveNumber, Chain, Lineage, SourceId, VerifyKey};
 use shared::wire::Welcome;
 use shared::wire::reply::ArchiveItem;
 use std::collections::HashSet;
@@ -30,6 +31,8 @@ pub struct Connected {
     /// Archives that it holds.
     pub present: HashSet<u64>,
     pub next_number: u64,
+    /// What its sink says is damaged there.
+    pub damage: Option<Damage>,
     /// What people must hear of.
     pub warnings: Vec<String>,
 }
@@ -65,12 +68,27 @@ pub fn connect(
     }
     let next_number = next_number(client.welcome(), me).map_err(|failure| failure.remote(dial.name()))?;
     let first = state.remembered.is_none() && state.pending.is_none();
-    let warnings = if first { foreign_lineages(&mut client, me, state_dir)? } else { Vec::new() };
+    let mut warnings = if first { foreign_lineages(&mut client, me, state_dir)? } else { Vec::new() };
     let facts = index.sink(client.sink())?;
     refresh(&mut client, me, index, &facts, whole_list, told).map_err(|failure| failure.remote(dial.name()))?;
     let facts = index.sink(client.sink())?;
     let present = index.present(&facts)?;
-    Ok(Connected { client, state, facts, present, next_number, warnings })
+    let damage = match heal::ask(&mut client, me, index, &facts, &present) {
+        Ok(damage) => damage,
+        // A list that cannot be used heals nothing, and stops nothing either.
+        Err(failure) if failure.code == "sink-lies" => {
+            let why = shown(failure.message.as_bytes());
+            warnings.push(format!("{}: its list of damage cannot be used, nothing is healed: {why}", dial.name()));
+            client = dial.dial()?;
+            None
+        }
+        Err(failure) => return Err(failure.remote(dial.name())),
+    };
+    Ok(Connected { client, state, facts, present, next_number, damage, warnings })
+}
+
+pub fn own<'a>(me: &Me<'a>) -> Own<'a> {
+    Own { source: me.source, lineage: me.lineage, key: me.key, index_secret: me.index_secret }
 }
 
 /// At the first meeting of this lineage and a sink: does the sink hold other lineages of this source, of which nothing is
@@ -117,7 +135,10 @@ fn refresh(
 ) -> Outcome<()> {
     let next = client.welcome().next_number.map_or(0, ArchiveNumber::get);
     let journal = client.welcome().journal;
-    let whole = whole_list || facts.journal != journal || facts.lists >= WHOLE_LIST_AFTER || next < facts.next;
+    // Where something is damaged, archives may be gone as a whole.
+    let damaged = client.welcome().damaged.is_some();
+    let whole =
+        whole_list || damaged || facts.journal != journal || facts.lists >= WHOLE_LIST_AFTER || next < facts.next;
     let from = if whole { 0 } else { facts.next };
     if from >= next && !whole {
         return index.account(facts, next, journal, false);
@@ -161,7 +182,7 @@ fn learn_all(
     unknown: Vec<ArchiveItem>,
     told: &dyn Fn(&str),
 ) -> Outcome<()> {
-    let own = Own { source: me.source, lineage: me.lineage, key: me.key, index_secret: me.index_secret };
+    let own = own(me);
     if !unknown.is_empty() {
         told(&format!("the local index lacks {} archives; their chunk tables are fetched", unknown.len()));
     }
@@ -193,6 +214,14 @@ fn learn_all(
         told(&format!("and {} more archives are not used", unused - TOLD_MAX));
     }
     Ok(())
+}
+
+/// Region and sealed chunk table of an archive.
+pub fn fetch(client: &mut Client, me: &Me, number: ArchiveNumber, id: &ArchiveId) -> Outcome<(Region, Vec<u8>)> {
+    let region = client.region(&me.source, &me.lineage, number, id)?;
+    let part = table_part(&region, me)?;
+    let table = client.table(&me.source, &me.lineage, number, &part)?;
+    Ok((region, table))
 }
 
 /// What an archive's signed index says of its chunk table.

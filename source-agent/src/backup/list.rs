@@ -2,7 +2,7 @@
 //! (docs/format.md, section "Tree"), so that memory does not grow with the file.
 
 use super::lay::Lane;
-use super::store::{Store, spot};
+use super::store::{Keep, spot};
 use crate::index::uses::{self, Spot, Uses};
 use crate::report::{Exit, Failure, Outcome};
 use crate::tree::{ChunkRef, Extent, ListNode, ListRef};
@@ -48,7 +48,7 @@ impl ListBuilder {
         }
     }
 
-    pub fn hole(&mut self, bytes: u64, store: &mut Store) -> Outcome<()> {
+    pub fn hole(&mut self, bytes: u64, store: &mut dyn Keep) -> Outcome<()> {
         if bytes == 0 {
             return Ok(());
         }
@@ -62,7 +62,7 @@ impl ListBuilder {
         if self.extents.len() >= REFS_MOST { self.end_extents(store) } else { Ok(()) }
     }
 
-    pub fn chunk(&mut self, chunk: ChunkRef, store: &mut Store) -> Outcome<()> {
+    pub fn chunk(&mut self, chunk: ChunkRef, store: &mut dyn Keep) -> Outcome<()> {
         self.bytes += u64::from(chunk.bytes);
         self.extents_bytes += u64::from(chunk.bytes);
         self.used(spot(&chunk));
@@ -71,7 +71,7 @@ impl ListBuilder {
         if count >= REFS_MOST || count >= REFS_MIN && ends(&chunk.id) { self.end_extents(store) } else { Ok(()) }
     }
 
-    fn end_extents(&mut self, store: &mut Store) -> Outcome<()> {
+    fn end_extents(&mut self, store: &mut dyn Keep) -> Outcome<()> {
         let extents = List::new(std::mem::take(&mut self.extents)).map_err(too_long)?;
         let node = ListNode { level: 0, extents: Some(extents), lists: None };
         let bytes = std::mem::take(&mut self.extents_bytes);
@@ -79,7 +79,7 @@ impl ListBuilder {
     }
 
     /// Stores a node of this level and closes the level above where it is full.
-    fn push(&mut self, level: usize, node: ListNode, bytes: u64, store: &mut Store) -> Outcome<()> {
+    fn push(&mut self, level: usize, node: ListNode, bytes: u64, store: &mut dyn Keep) -> Outcome<()> {
         let chunk = store.put(Lane::Metadata, &node.encode())?;
         self.used(spot(&chunk));
         if self.levels.len() <= level {
@@ -94,7 +94,7 @@ impl ListBuilder {
         Ok(())
     }
 
-    fn end_level(&mut self, level: usize, store: &mut Store) -> Outcome<()> {
+    fn end_level(&mut self, level: usize, store: &mut dyn Keep) -> Outcome<()> {
         let refs = std::mem::take(&mut self.levels[level]);
         let bytes = refs.iter().map(|(_, bytes)| bytes).sum();
         let node = ListNode { level: level as u8 + 1, extents: None, lists: Some(List::new(refs).map_err(too_long)?) };
@@ -102,7 +102,7 @@ impl ListBuilder {
     }
 
     /// The whole content, its bytes, and the blocks that it uses.
-    pub fn finish(mut self, store: &mut Store) -> Outcome<(Content, u64, Uses)> {
+    pub fn finish(mut self, store: &mut dyn Keep) -> Outcome<(Content, u64, Uses)> {
         if self.levels.is_empty() && self.extents.len() <= INLINE_MAX {
             return Ok((Content::Inline(self.extents), self.bytes, uses::merge(self.uses)));
         }

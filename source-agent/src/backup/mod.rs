@@ -9,9 +9,11 @@ mod buffers;
 mod chunk;
 mod compress;
 mod connect;
+mod content;
 mod estimate;
 pub mod exclude;
 mod flights;
+pub mod heal;
 pub mod hooks;
 mod lacking;
 mod lay;
@@ -43,7 +45,7 @@ pub use limit::Limit;
 pub use set::SetReport;
 pub use walk::OnExclude;
 
-use crate::config::{Retry, SetOptions};
+use crate::config::{Compression, Retry, SetOptions};
 use crate::crypto::recipient::Recipient;
 use crate::crypto::secret::SourceSecret;
 use crate::crypto::wrap::new_session;
@@ -56,6 +58,7 @@ use chunk::Cutter;
 use connect::{Connected, Me, connect};
 use crossbeam_channel::unbounded;
 use flights::{Everywhere, Flights};
+use heal::{Healing, Patient};
 use numbers::Numbers;
 use parking_lot::Mutex;
 use push::{Dial, Ended, Pusher, Remote, Session};
@@ -173,6 +176,8 @@ pub struct RemoteReport {
     pub failure: Option<Failure>,
     pub bytes_sent: u64,
     pub archives_sent: u64,
+    /// What was done about damage at its sink, if that told of any.
+    pub healing: Option<Healing>,
 }
 
 /// Runs the sets one after another, in one session. A local index that turns out to be damaged is put aside, and the
@@ -239,7 +244,9 @@ fn run_once(env: &Env, sets: &[SetPlan]) -> Outcome<Report> {
     });
     let mut work = Vec::new();
     let mut threads = Vec::new();
-    for (at, remote) in connected {
+    let mut patients = Vec::new();
+    for (at, mut remote) in connected {
+        patients.extend(remote.damage.take().map(|damage| Patient::new(at, remote.facts, damage)));
         let (sender, receiver) = unbounded();
         work.push((at, sender));
         let facts = (remote.facts, remote.client.welcome().journal);
@@ -257,33 +264,48 @@ fn run_once(env: &Env, sets: &[SetPlan]) -> Outcome<Report> {
         cutter: Cutter::new(env.secret.gear(&env.lineage)),
         users: users::Users::read(),
         work,
+        lost: HashSet::new(),
     };
     let mut done = Vec::new();
-    let mut failure = None;
+    let mut failure = before(&mut run, &mut patients, sets).err();
     for set in sets {
+        if failure.is_some() {
+            break;
+        }
         match run.set(set) {
             Ok(report) => done.push(report),
-            Err(why) => {
-                failure = Some(why);
-                break;
-            }
+            Err(why) => failure = Some(why),
         }
+    }
+    if failure.is_none() {
+        failure = heal::after(&run, &mut patients).err();
     }
     // Without senders the pushing threads end.
     run.work.clear();
     let next = numbers.lock().next();
     for (at, (facts, journal), thread) in threads {
-        let Ok(Ended { failure, bytes_sent, archives_sent }) = thread.join() else {
+        let Ok(Ended { failure, bytes_sent, archives_sent, settled }) = thread.join() else {
             remotes[at].failure = Some(Failure::new("push", Exit::Failed, "the pushing thread broke off"));
             continue;
         };
-        if failure.is_none() {
+        // Archives that the remote may hold without having said so are listed in the next session.
+        if settled {
             env.index.advance(&facts, next, journal)?;
         }
-        remotes[at] = RemoteReport { failure, bytes_sent, archives_sent, ..RemoteReport::new(&env.remotes[at]) };
+        let healing = patients.iter().find(|patient| patient.at == at).map(Patient::healing);
+        remotes[at] =
+            RemoteReport { failure, bytes_sent, archives_sent, healing, ..RemoteReport::new(&env.remotes[at]) };
     }
     numbers.lock().close()?;
     Ok(Report { sets: done, remotes, failure })
+}
+
+/// Heals what the remotes' sinks say is damaged; what cannot be healed is not referred to any more.
+fn before(run: &mut Run, patients: &mut [Patient], sets: &[SetPlan]) -> Outcome<()> {
+    let compression = sets.first().map_or(Compression::Auto, |set| set.options.compression);
+    heal::before(run, patients, compression)?;
+    run.lost = patients.iter().flat_map(Patient::lost).collect();
+    Ok(())
 }
 
 impl Env {
@@ -306,7 +328,7 @@ impl Env {
 impl RemoteReport {
     fn new(plan: &RemotePlan) -> Self {
         let (name, required) = (plan.dial.name().to_owned(), plan.dial.is_required());
-        Self { name, required, failure: None, bytes_sent: 0, archives_sent: 0 }
+        Self { name, required, failure: None, bytes_sent: 0, archives_sent: 0, healing: None }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::watch::{self, ChainState, Verdict};
 use crossbeam_channel::{Receiver, Sender, select, unbounded};
 use shared::codec::List;
 use shared::format::snapshot::{FLAG_CHECKPOINT, RemoteHead};
-use shared::format::{Body, Envelope, Head, Page};
+use shared::format::{Body, Envelope, Head, Page, Substitute};
 use shared::id::{Digest, Series, SessionId};
 use shared::limits::HEAD_REMOTES_MAX;
 use shared::signature::{Plain, SigningKey, Verified, sign};
@@ -58,6 +58,8 @@ pub enum Committed {
 pub enum Work {
     Archive(Arc<Ready>),
     Commit(Arc<CommitJob>, Reply),
+    /// A record of what stands for damaged blocks, behind the archives that it names.
+    Substitute(Arc<Verified<Substitute>>, Sender<Outcome<()>>),
 }
 
 /// Where a remote says what became of its commit.
@@ -94,6 +96,8 @@ pub struct Ended {
     pub failure: Option<Failure>,
     pub bytes_sent: u64,
     pub archives_sent: u64,
+    /// Everything that was sent was acknowledged.
+    pub settled: bool,
 }
 
 /// The code of a remote that lacks archives and cannot be given them.
@@ -231,8 +235,8 @@ impl Pusher {
         if let Some(failure) = &failure {
             self.leave(failure, work);
         }
-        self.end();
-        Ended { failure, bytes_sent: self.bytes_sent, archives_sent: self.archives_sent }
+        let settled = self.end() && failure.is_none();
+        Ended { failure, bytes_sent: self.bytes_sent, archives_sent: self.archives_sent, settled }
     }
 
     /// This remote is out: nobody waits for it any more.
@@ -271,6 +275,12 @@ impl Pusher {
                         if let Some(reply) = self.reply.take() {
                             let _ = reply.send((self.remote.at, Ok(done)));
                         }
+                    }
+                    Ok(Work::Substitute(record, reply)) => {
+                        let done = self.substitute_until_done(&record)?;
+                        self.tries = 0;
+                        // A conductor that has gone waits for nothing.
+                        let _ = reply.send(done);
                     }
                     Err(_) => return Ok(()),
                 },
@@ -361,11 +371,12 @@ impl Pusher {
         if is_lost(&failure) { self.rejoin_after(failure) } else { Err(failure) }
     }
 
-    /// The end of the work: what is still on its way is waited for, unless the run was stopped.
-    fn end(&mut self) {
-        // What does not arrive is sent again in the next run.
-        let _ = self.wait_for_archives();
+    /// The end of the work: what is still on its way is waited for, unless the run was stopped. False if something did
+    /// not arrive: it is sent again in the next run.
+    fn end(&mut self) -> bool {
+        let arrived = self.wait_for_archives().is_ok();
         self.part();
+        arrived
     }
 
     /// Ends the connection and waits for its receiving half.
@@ -444,6 +455,26 @@ impl Pusher {
             }
         }
         Ok(())
+    }
+
+    /// A record that is refused for want of room or by a cap is no reason to end: `Ok(Err(_))`.
+    fn substitute_until_done(&mut self, record: &Verified<Substitute>) -> Outcome<Outcome<()>> {
+        loop {
+            match self.substitute(record) {
+                Err(failure) if failure.exit == Exit::Full => return Ok(Err(failure)),
+                Err(failure) => self.lost(failure)?,
+                Ok(()) => return Ok(Ok(())),
+            }
+        }
+    }
+
+    fn substitute(&mut self, record: &Verified<Substitute>) -> Outcome<()> {
+        self.wait_for_archives()?;
+        self.send(|sender| sender.substitute(record))?;
+        match self.answer()? {
+            Answer::Stored { .. } => Ok(()),
+            other => Err(self.unexpected(other)),
+        }
     }
 
     fn commit_until_done(&mut self, job: &CommitJob) -> Outcome<Committed> {

@@ -1,12 +1,11 @@
-//! Reading: several threads, one file each at a time; holes are skipped, what changed or went away meanwhile is noted.
+//! Reading: several threads, one file each at a time; what changed or went away meanwhile is noted.
 
-use super::chunk::{CHUNK_BYTES_MOST, Cut, Cutter, IMAGE_CHUNK_BYTES, is_image, is_zero};
-use super::lay::Lane;
+use super::chunk::Cutter;
+use super::content::{Contents, Issue, Of, device_bytes};
 use super::links::{Known, Links, Turn};
-use super::list::{Content, ListBuilder};
+use super::list::Content;
 use super::meta::{self, Attributes};
 use super::outcome::Met;
-use super::stop::stopped;
 use super::store::Store;
 use super::tree::{Filled, Output, fill};
 use super::users::Users;
@@ -17,7 +16,7 @@ use crate::progress::Progress;
 use crate::report::Outcome;
 use crate::tree::{Entry, EntryKind, Xattr};
 use crossbeam_channel::Receiver;
-use rustix::fs::{Advice, Mode, OFlags, SeekFrom, Stat, openat};
+use rustix::fs::{Mode, OFlags, Stat, openat};
 use rustix::io::Errno;
 use shared::codec::{self, List};
 use std::ffi::OsStr;
@@ -25,41 +24,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-
-/// Bytes that a thread reads ahead of cutting: two of the largest chunks. More would move less and take more memory.
-const BUFFER_BYTES: usize = 2 * CHUNK_BYTES_MOST;
-/// A file that claims to be empty may be made by the kernel or by a driver; so much of it is read.
-const UNSIZED_BYTES_MAX: u64 = 16 << 20;
-
-/// Why a file is not in the snapshot.
-enum Issue {
-    Gone,
-    Unreadable(io::Error),
-    /// The run cannot go on.
-    Fatal(crate::report::Failure),
-}
-
-impl From<Errno> for Issue {
-    fn from(e: Errno) -> Self {
-        match e {
-            Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::STALE => Self::Gone,
-            e if meta::is_exhausted(e) => Self::Fatal(meta::exhausted(e)),
-            e => Self::Unreadable(e.into()),
-        }
-    }
-}
-impl From<io::Error> for Issue {
-    fn from(e: io::Error) -> Self {
-        Self::Unreadable(e)
-    }
-}
-impl From<crate::report::Failure> for Issue {
-    fn from(failure: crate::report::Failure) -> Self {
-        Self::Fatal(failure)
-    }
-}
 
 /// A file that was read.
 struct Done {
@@ -85,14 +50,15 @@ pub struct Reader<'a> {
     shared: &'a ReadShared<'a>,
     store: Store<'a>,
     met: Arc<Met>,
-    buffer: Vec<u8>,
+    contents: Contents<'a>,
 }
 
 impl<'a> Reader<'a> {
     pub fn new(shared: &'a ReadShared<'a>, store: Store<'a>) -> Self {
         let met = Arc::clone(&store.shared().met);
-        // Untouched pages of a zeroed buffer take no memory.
-        Self { shared, store, met, buffer: vec![0; BUFFER_BYTES] }
+        let stop = Arc::clone(&store.shared().stop);
+        let contents = Contents::new(shared.cutter, shared.progress, Arc::clone(&met), stop);
+        Self { shared, store, met, contents }
     }
 
     /// Reads files until there are no more; after a stop it only empties the queue.
@@ -190,7 +156,8 @@ impl<'a> Reader<'a> {
         let source = File::from(fd);
         let size = if job.device { device_bytes(&source)? } else { stat.st_size as u64 };
         self.shared.progress.message(&super::outcome::shown(path));
-        let (content, bytes, uses) = self.content(&source, &stat, size, job)?;
+        let of = Of { name: &job.name, stat: &stat, size, device: job.device };
+        let (content, bytes, uses) = self.contents.read(&source, &of, &mut self.store)?;
         set_content(&mut entry, content, bytes)?;
         let after = rustix::fs::fstat(&source)?;
         let changed = !job.device && (!same || meta::stat_key(&after) != meta::stat_key(&stat) || bytes != size);
@@ -212,97 +179,10 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads, cuts and stores what is not a hole.
-    fn content(&mut self, file: &File, stat: &Stat, size: u64, job: &ReadJob) -> Result<(Content, u64, Uses), Issue> {
-        let mut list = ListBuilder::default();
-        let mut begin = [0; 4096];
-        let image = !job.device && size >= (1 << 20) && {
-            let bytes = file.read_at(&mut begin, 0)?;
-            is_image(&job.name, size, &begin[..bytes])
-        };
-        let cut = if job.device || image { Cut::Fixed } else { Cut::Content };
-        if size > BUFFER_BYTES as u64 {
-            // Advice may be ignored.
-            let _ = rustix::fs::fadvise(file, 0, None, Advice::Sequential);
-        }
-        let end = if size == 0 { UNSIZED_BYTES_MAX } else { size };
-        let sparse = !job.device && (stat.st_blocks as u64).saturating_mul(512) < size;
-        let mut at = 0;
-        while at < end {
-            let (data, stop) = match (sparse, cut) {
-                (false, _) => (at, end),
-                (true, Cut::Content) => next_data(file, at, end),
-                (true, Cut::Fixed) => aligned(next_data(file, at, end), at, end),
-            };
-            list.hole(data - at, &mut self.store)?;
-            at = data;
-            if data < stop {
-                let read = self.stretch(file, data, stop, cut, &mut list)?;
-                at += read;
-                if at < stop {
-                    // Shorter than it was: its end.
-                    break;
-                }
-            }
-        }
-        Ok(list.finish(&mut self.store)?)
-    }
-
-    /// Reads from `begin` to `end`, or to the end of the file; returns the bytes read.
-    fn stretch(&mut self, file: &File, begin: u64, end: u64, cut: Cut, list: &mut ListBuilder) -> Result<u64, Issue> {
-        let mut at = begin;
-        let read = |buffer: &mut [u8]| {
-            let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
-            let bytes = if wanted == 0 { 0 } else { file.read_at(&mut buffer[..wanted], at)? };
-            at += bytes as u64;
-            Ok((bytes, at >= end))
-        };
-        self.pump(read, cut, list)?;
-        Ok(at - begin)
-    }
-
-    /// Fills the buffer, cuts, stores, until there is no more. `read` returns bytes and whether these were the last.
-    fn pump(
-        &mut self,
-        mut read: impl FnMut(&mut [u8]) -> io::Result<(usize, bool)>,
-        cut: Cut,
-        list: &mut ListBuilder,
-    ) -> Result<(), Issue> {
-        let (mut low, mut high, mut ended) = (0, 0, false);
-        loop {
-            while !ended && high < BUFFER_BYTES {
-                match read(&mut self.buffer[high..]) {
-                    Ok((0, _)) => ended = true,
-                    Ok((bytes, last)) => {
-                        high += bytes;
-                        ended = last;
-                        self.met.bytes_read.add(bytes as u64);
-                        self.shared.progress.add(bytes as u64);
-                    }
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                    Err(e) => return Err(e.into()),
-                }
-            }
-            while high > low && (ended || high - low >= CHUNK_BYTES_MOST) {
-                low += store_next(&self.buffer[low..high], cut, self.shared.cutter, &mut self.store, list)?;
-            }
-            if ended {
-                return Ok(());
-            }
-            if self.store.shared().stop.is_set() {
-                return Err(stopped().into());
-            }
-            self.buffer.copy_within(low..high, 0);
-            (low, high) = (0, high - low);
-        }
-    }
-
     /// A stream of unknown length as one file.
     pub fn stream(&mut self, from: &mut dyn Read) -> Outcome<(Content, u64, Uses)> {
-        let mut list = ListBuilder::default();
-        let pumped = self.pump(|buffer| Ok((from.read(buffer)?, false)), Cut::Content, &mut list);
-        match pumped {
-            Ok(()) => list.finish(&mut self.store),
+        match self.contents.stream(from, &mut self.store) {
+            Ok(done) => Ok(done),
             Err(Issue::Fatal(failure)) => Err(failure),
             Err(Issue::Unreadable(e)) => Err(stream_failed(&e)),
             Err(Issue::Gone) => Err(stream_failed(&io::ErrorKind::NotFound.into())),
@@ -316,28 +196,6 @@ impl<'a> Reader<'a> {
 
 fn stream_failed(e: &io::Error) -> crate::report::Failure {
     crate::report::Failure::new("stream", crate::report::Exit::Failed, format!("cannot read the input: {e}"))
-}
-
-/// Stores the chunk that `data` begins with; returns its length.
-fn store_next(data: &[u8], cut: Cut, cutter: &Cutter, store: &mut Store, list: &mut ListBuilder) -> Outcome<usize> {
-    match cut {
-        Cut::Content => {
-            let length = cutter.cut(&data[..data.len().min(CHUNK_BYTES_MOST)]);
-            let chunk = store.put(Lane::Files, &data[..length])?;
-            list.chunk(chunk, store)?;
-            Ok(length)
-        }
-        Cut::Fixed => {
-            let length = data.len().min(IMAGE_CHUNK_BYTES);
-            if is_zero(&data[..length]) {
-                list.hole(length as u64, store)?;
-            } else {
-                let chunk = store.put(Lane::Images, &data[..length])?;
-                list.chunk(chunk, store)?;
-            }
-            Ok(length)
-        }
-    }
 }
 
 /// Puts the content into an entry.
@@ -376,29 +234,5 @@ fn open(job: &ReadJob) -> Result<OwnedFd, Issue> {
         // Only the owner of a file may read it without a trace.
         Err(Errno::PERM) => Ok(openat(&*job.fd, name, flags, Mode::empty())?),
         other => Ok(other?),
-    }
-}
-
-fn device_bytes(device: &File) -> io::Result<u64> {
-    Ok(rustix::fs::seek(device, SeekFrom::End(0))?)
-}
-
-/// The same stretch on the grid of fixed chunks, so that a hole that is filled moves no chunk beside it.
-fn aligned((data, stop): (u64, u64), at: u64, end: u64) -> (u64, u64) {
-    let step = IMAGE_CHUNK_BYTES as u64;
-    ((data / step * step).max(at), stop.div_ceil(step).saturating_mul(step).min(end))
-}
-
-/// The next stretch of data at or behind `at`: its begin and its end.
-fn next_data(file: &File, at: u64, end: u64) -> (u64, u64) {
-    match rustix::fs::seek(file, SeekFrom::Data(at)) {
-        Ok(data) if data < end => {
-            let hole = rustix::fs::seek(file, SeekFrom::Hole(data)).unwrap_or(end);
-            (data, hole.clamp(data + 1, end))
-        }
-        // Nothing but a hole up to the end.
-        Ok(_) | Err(Errno::NXIO) => (end, end),
-        // No such knowledge: all of it is data.
-        Err(_) => (at, end),
     }
 }

@@ -12,7 +12,7 @@ use super::pages::Pages;
 use super::push::{CommitJob, Committed, Work};
 use super::read::{ReadShared, Reader};
 use super::stop::{Stop, stopped};
-use super::store::{Shared, Store};
+use super::store::{Keep, Shared, Store};
 use super::tree::{Output, Top, TreeChange};
 use super::users::Users;
 use super::walk::{Plan, Walk};
@@ -55,6 +55,8 @@ pub struct Run<'a> {
     pub users: Users,
     /// One for each remote, in the order of the remotes.
     pub work: Vec<(usize, Sender<Work>)>,
+    /// Damaged blocks that nothing new may refer to.
+    pub lost: HashSet<Spot>,
 }
 
 /// What a set's run brought.
@@ -121,10 +123,11 @@ impl Run<'_> {
         let index = SeriesIndex::open(&env.cache_dir, &env.source, &env.lineage, &series)?;
         let met = Arc::new(Met::default());
         let force = is_forced(env, set, &index)?;
-        let sparse = match index.is_new() || force {
+        let mut sparse = match index.is_new() || force {
             true => HashSet::new(),
             false => repack::sparse_blocks(&env.cache_dir, &env.index, noted_number(&index, BYTES_NOTE)?)?,
         };
+        sparse.extend(self.lost.iter().copied());
         let all_usable = sparse.is_empty() && self.all_present(&index)?;
         let (jobs, seal_jobs) = unbounded();
         let flights = Arc::clone(&self.sealer.flights);

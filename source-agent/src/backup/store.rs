@@ -22,7 +22,7 @@ pub struct Shared<'a> {
     pub layer: Layer,
     pub flights: Arc<Flights>,
     pub everywhere: Arc<Everywhere>,
-    /// Blocks that are mostly dead: what lies in them is laid again.
+    /// Blocks that are mostly dead, or damaged at a remote and not to be healed: what lies in them is laid again.
     pub sparse: HashSet<Spot>,
     pub namer: ChunkNamer,
     pub budget: Arc<Budget>,
@@ -48,6 +48,11 @@ impl Shared<'_> {
     }
 }
 
+/// Takes chunks and says where they are: what content and nodes are made for.
+pub trait Keep {
+    fn put(&mut self, lane: Lane, chunk: &[u8]) -> Outcome<ChunkRef>;
+}
+
 /// One thread's door to the store.
 pub struct Store<'a> {
     shared: &'a Shared<'a>,
@@ -63,8 +68,21 @@ impl<'a> Store<'a> {
         self.shared
     }
 
+    fn find(&mut self, id: &ChunkId) -> Outcome<Option<Spot>> {
+        if let Some(spot) = self.shared.flights.get(id) {
+            return Ok(Some(spot));
+        }
+        let lookup = match &self.lookup {
+            Some(lookup) => lookup,
+            None => self.lookup.insert(self.shared.index.lookup()?),
+        };
+        Ok(lookup.find(id)?.filter(|spot| self.shared.is_usable(*spot)))
+    }
+}
+
+impl Keep for Store<'_> {
     /// Makes sure that a chunk is, or will be, on every remote of the run; returns its name and place.
-    pub fn put(&mut self, lane: Lane, chunk: &[u8]) -> Outcome<ChunkRef> {
+    fn put(&mut self, lane: Lane, chunk: &[u8]) -> Outcome<ChunkRef> {
         let shared = self.shared;
         let id = shared.namer.name(chunk);
         let filter = shared.filter()?;
@@ -85,20 +103,9 @@ impl<'a> Store<'a> {
         };
         reference(id, chunk.len(), spot)
     }
-
-    fn find(&mut self, id: &ChunkId) -> Outcome<Option<Spot>> {
-        if let Some(spot) = self.shared.flights.get(id) {
-            return Ok(Some(spot));
-        }
-        let lookup = match &self.lookup {
-            Some(lookup) => lookup,
-            None => self.lookup.insert(self.shared.index.lookup()?),
-        };
-        Ok(lookup.find(id)?.filter(|spot| self.shared.is_usable(*spot)))
-    }
 }
 
-fn reference(id: ChunkId, bytes: usize, spot: Spot) -> Outcome<ChunkRef> {
+pub fn reference(id: ChunkId, bytes: usize, spot: Spot) -> Outcome<ChunkRef> {
     let archive = ArchiveNumber::new(spot.archive)
         .map_err(|e| Failure::new(crate::index::DAMAGED, Exit::Failed, e.to_string()))?;
     Ok(ChunkRef { id, bytes: bytes as u32, archive, block: spot.block })

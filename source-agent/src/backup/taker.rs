@@ -74,6 +74,7 @@ impl Taker {
             session: archive.session,
             bytes: archive.bytes(),
             table: &archive.table,
+            heals: archive.heals,
         };
         // Two sinks may be first at once: then both write the same rows.
         let first = !archive.recorded.load(Ordering::Acquire);

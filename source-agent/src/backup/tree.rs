@@ -2,7 +2,7 @@
 //! over another. A directory whose slots all are as in the last snapshot keeps its node and is not encoded.
 
 use super::lay::Lane;
-use super::store::{Store, spot};
+use super::store::{Keep, Store, spot};
 use crate::index::Corrupt;
 use crate::index::record::{self, StatKey};
 use crate::index::series::DirRow;
@@ -243,6 +243,15 @@ fn encode(dir: &Dir, store: &mut Store, output: &Output) -> Outcome<(NodeTop, bo
     Ok((top, same))
 }
 
+/// Makes the nodes of a directory of the last snapshot again, byte for byte, for who keeps them.
+pub fn nodes_again(row: &DirRow, keep: &mut dyn Keep) -> Outcome<()> {
+    let mut leaves = Leaves::default();
+    for record in record::read_all(&row.records)? {
+        leaves.add(record.name, record.entry, keep)?;
+    }
+    leaves.finish(keep).map(|_| ())
+}
+
 /// FNV-1a with a last mix: where a directory is cut depends on its names alone.
 fn name_hash(name: &[u8]) -> u64 {
     let hash = name
@@ -262,7 +271,7 @@ struct Leaves {
 }
 
 impl Leaves {
-    fn add(&mut self, name: &[u8], entry: &[u8], store: &mut Store) -> Outcome<()> {
+    fn add(&mut self, name: &[u8], entry: &[u8], store: &mut dyn Keep) -> Outcome<()> {
         if self.count == 0 {
             self.first = name.to_vec();
         }
@@ -275,7 +284,7 @@ impl Leaves {
         Ok(())
     }
 
-    fn end_leaf(&mut self, store: &mut Store) -> Outcome<()> {
+    fn end_leaf(&mut self, store: &mut dyn Keep) -> Outcome<()> {
         let chunk = store.put(Lane::Metadata, &leaf(&self.entries, self.count))?;
         self.spots.push(spot(&chunk));
         self.nodes.push((std::mem::take(&mut self.first), chunk));
@@ -285,7 +294,7 @@ impl Leaves {
     }
 
     /// The top node, and the places of all nodes.
-    fn finish(mut self, store: &mut Store) -> Outcome<(NodeTop, Vec<Spot>)> {
+    fn finish(mut self, store: &mut dyn Keep) -> Outcome<(NodeTop, Vec<Spot>)> {
         if self.count > 0 || self.nodes.is_empty() {
             self.end_leaf(store)?;
         }
@@ -302,7 +311,7 @@ impl Leaves {
     }
 
     /// Puts nodes of this level above the ones there are.
-    fn raise(&mut self, level: u8, store: &mut Store) -> Outcome<()> {
+    fn raise(&mut self, level: u8, store: &mut dyn Keep) -> Outcome<()> {
         let mut above = Vec::new();
         let mut refs: Vec<NodeRef> = Vec::new();
         let below = std::mem::take(&mut self.nodes);

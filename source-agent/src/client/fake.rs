@@ -93,6 +93,7 @@ pub(crate) fn welcome(hello: &Hello, role: Role) -> Welcome {
         binding: Blob::new(Vec::new()).unwrap(),
         quota: None,
         used: None,
+        damaged: None,
     }
 }
 

@@ -8,8 +8,8 @@ use shared::format::owner::{OwnerRecord, Substitute, Voucher};
 use shared::id::{ArchiveNumber, Lineage, SourceId, VerifyKey};
 use shared::limits::LIST_ITEMS_MAX;
 use shared::signature::{Object, Signed, Verified};
-use shared::wire::reply::{ArchiveItem, ArchiveList};
-use shared::wire::request::{GetOwned, ListArchives, ListHeads, ListOf, Query};
+use shared::wire::reply::{ArchiveItem, ArchiveList, DamagedList};
+use shared::wire::request::{GetOwned, ListArchives, ListHeads, ListOf, PushRequest, Query, Request};
 use shared::wire::{HeadItem, Reply, SourceItem};
 
 /// Heads of one chain that are taken in one call.
@@ -112,6 +112,15 @@ impl Client {
     /// Substitute records; signed by the source or the owner, the caller checks by which.
     pub fn substitutes(&mut self, source: &SourceId, lineage: &Lineage) -> Outcome<Vec<Signed<Substitute>>> {
         self.rows(0, |from, limit| Query::GetSubstitutes(ListOf { source: *source, lineage: *lineage, from, limit }))
+    }
+
+    /// What the sink's last look found damaged of this source and lineage; role push. The sink's word.
+    pub fn damage(&mut self) -> Outcome<DamagedList> {
+        self.send(&PushRequest::GetDamaged.frame())?;
+        match self.reply()? {
+            Reply::Damaged(list) => Ok(list),
+            other => Err(self.unexpected(&other)),
+        }
     }
 
     /// Vouchers; the caller checks the owner's signature.

@@ -100,6 +100,7 @@ pub(super) fn unexpected(reply: &Reply) -> Failure {
         Reply::Sources(_) => "sources",
         Reply::Heads(_) => "heads",
         Reply::Archives(_) => "archives",
+        Reply::Damaged(_) => "damaged",
     };
     lie(format!("the sink answered '{name}' to something else"))
 }

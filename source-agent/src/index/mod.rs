@@ -5,6 +5,7 @@
 //! make a snapshot refer to a block that lacks a chunk, which `check` shows; he cannot read or sign anything.
 
 pub mod filter;
+mod healed;
 pub mod rebuild;
 pub mod record;
 pub mod series;
@@ -20,6 +21,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use shared::format::Kind;
 use shared::id::{ArchiveId, ArchiveNumber, ChunkId, Digest, Lineage, SessionId, SourceId, VerifyKey};
+use shared::sys::durable;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use uses::Spot;
@@ -70,6 +72,8 @@ const TABLES: &str = "
         journal BLOB, lists INTEGER NOT NULL);
     CREATE TABLE IF NOT EXISTS presence (sink INTEGER NOT NULL, archive INTEGER NOT NULL,
         PRIMARY KEY (sink, archive)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS healed (sink INTEGER NOT NULL, archive INTEGER NOT NULL, block INTEGER NOT NULL,
+        at INTEGER NOT NULL, times INTEGER NOT NULL, PRIMARY KEY (sink, archive, block)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS pages (sink INTEGER NOT NULL, digest BLOB NOT NULL,
         PRIMARY KEY (sink, digest)) WITHOUT ROWID;
 ";
@@ -83,6 +87,8 @@ pub struct ArchiveFacts<'a> {
     /// As stored at a sink.
     pub bytes: u64,
     pub table: &'a [Vec<TableEntry>],
+    /// It repeats blocks that one sink lost: where its chunks lie elsewhere stays true.
+    pub heals: bool,
 }
 
 /// What the index knows of a sink.
@@ -123,15 +129,25 @@ fn reader(path: &Path) -> Outcome<Connection> {
 /// Moves a database out of the way; it is kept once, for those who want to know why.
 pub fn put_aside(path: &Path) -> Outcome<()> {
     let aside = path.with_extension("damaged");
-    for ending in ["-wal", "-shm"] {
+    // The database first: without its log it would be an older one, that looks whole. A crash behind this leaves a log
+    // without a database, which the next opening removes.
+    match std::fs::rename(path, &aside) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Failure::io("put aside", path, &e)),
+        _ => {}
+    }
+    if let Some(dir) = path.parent() {
+        durable::sync_dir(dir).map_err(|e| Failure::io("sync", dir, &e))?;
+    }
+    remove_logs(path)
+}
+
+/// Removes what a database of this path left beside itself.
+fn remove_logs(path: &Path) -> Outcome<()> {
+    ["-wal", "-shm"].into_iter().try_for_each(|ending| {
         let mut name = path.as_os_str().to_owned();
         name.push(ending);
-        remove(Path::new(&name))?;
-    }
-    match std::fs::rename(path, &aside) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::io("put aside", path, &e)),
-        _ => Ok(()),
-    }
+        remove(Path::new(&name))
+    })
 }
 
 fn remove(path: &Path) -> Outcome<()> {
@@ -143,6 +159,10 @@ fn remove(path: &Path) -> Outcome<()> {
 
 /// Opens a database with these tables and this owner; another one, or damage, is put aside first.
 fn open_or_renew(path: &Path, tables: &str, owner: &[u8]) -> Outcome<(Connection, bool)> {
+    if !path.exists() {
+        // The log of another database is none of the new one's.
+        remove_logs(path)?;
+    }
     match open_owned(path, tables, owner) {
         Ok(Some(connection)) => return Ok((connection, false)),
         Err(failure) if failure.code != DAMAGED => return Err(failure),
@@ -400,7 +420,11 @@ fn insert_archive(connection: &Connection, archive: &ArchiveFacts) -> rusqlite::
         chunks.extend(entries.iter().map(|entry| (&entry.id, block as u32, entry.bytes)));
     }
     chunks.sort_unstable_by_key(|(id, ..)| *id);
-    let mut insert = connection.prepare_cached("INSERT OR REPLACE INTO chunks VALUES (?1, ?2, ?3, ?4)")?;
+    let sql = match archive.heals {
+        true => "INSERT OR IGNORE INTO chunks VALUES (?1, ?2, ?3, ?4)",
+        false => "INSERT OR REPLACE INTO chunks VALUES (?1, ?2, ?3, ?4)",
+    };
+    let mut insert = connection.prepare_cached(sql)?;
     for (id, block, bytes) in chunks {
         insert.execute(params![id.as_bytes(), archive.number.get(), block, bytes])?;
     }

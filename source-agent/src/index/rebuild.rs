@@ -9,9 +9,11 @@ use crate::crypto::part::Place;
 use crate::crypto::secret::IndexSecret;
 use crate::report::{Exit, Failure, Outcome};
 use crate::tree::ChunkTable;
+use crate::tree::table::TableEntry;
 use rusqlite::{OptionalExtension, params};
 use shared::format::archive::Region;
 use shared::id::{ArchiveId, ArchiveNumber, Digest, Lineage, SourceId, VerifyKey};
+use shared::signature::Verified;
 use std::path::Path;
 
 /// What own archives must fit.
@@ -27,21 +29,17 @@ fn refused(number: ArchiveNumber, why: &str) -> Failure {
         .help("the sink is damaged or lies; ask its operator to run: remote-sink verify")
 }
 
-/// Checks an archive's region and table and adds its chunks; notes that the sink holds it. Nothing of the index changes
-/// for what does not check.
-pub fn learn(
-    index: &Index,
-    sink: &SinkFacts,
+/// Checks an archive's region and chunk table, and opens it: the chunks of each block.
+pub fn chunks_of(
     own: &Own,
     number: ArchiveNumber,
     id: &ArchiveId,
     region: &Region,
     table: Vec<u8>,
-) -> Outcome<()> {
+) -> Outcome<(Verified<shared::format::Index>, Vec<Vec<TableEntry>>)> {
     if region.id() != *id {
         return Err(refused(number, "its id is another"));
     }
-    let region_bytes = region.as_bytes().len() as u64;
     let signed = region.index.clone().verify(&own.key).map_err(|e| refused(number, &e.to_string()))?;
     if (signed.source, signed.lineage, signed.number) != (own.source, own.lineage, number) {
         return Err(refused(number, "it belongs elsewhere"));
@@ -61,8 +59,32 @@ pub fn learn(
     if table.len() != blocks as usize {
         return Err(refused(number, "its chunk table lists another number of blocks"));
     }
+    Ok((signed, table))
+}
+
+/// Checks an archive and adds its chunks; notes that the sink holds it. Nothing of the index changes for what does not
+/// check.
+pub fn learn(
+    index: &Index,
+    sink: &SinkFacts,
+    own: &Own,
+    number: ArchiveNumber,
+    id: &ArchiveId,
+    region: &Region,
+    table: Vec<u8>,
+) -> Outcome<()> {
+    let region_bytes = region.as_bytes().len() as u64;
+    let (signed, table) = chunks_of(own, number, id, region, table)?;
     let bytes = region_bytes + signed.parts_bytes();
-    let facts = ArchiveFacts { number, id: *id, kind: signed.kind, session: signed.session, bytes, table: &table };
+    let facts = ArchiveFacts {
+        number,
+        id: *id,
+        kind: signed.kind,
+        session: signed.session,
+        bytes,
+        table: &table,
+        heals: false,
+    };
     if index.take_over(sink, &facts)? {
         return Ok(());
     }

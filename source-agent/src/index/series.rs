@@ -128,6 +128,36 @@ impl UsesReader {
     }
 }
 
+/// Calls `each` with path and row of every directory of a series' last snapshot that refers to one of these blocks.
+pub fn for_each_row(
+    path: &Path,
+    refers: impl Fn(Spot) -> bool,
+    mut each: impl FnMut(&[u8], DirRow) -> Outcome<()>,
+) -> Outcome<()> {
+    let mut any = false;
+    for_each_use(path, |spot, _| {
+        any |= refers(spot);
+        Ok(())
+    })?;
+    if !any {
+        return Ok(());
+    }
+    let connection = reader(path)?;
+    let mut list = connection.prepare("SELECT path, top, uses, records FROM dirs ORDER BY path").map_err(sqlite)?;
+    let mut rows = list.query([]).map_err(sqlite)?;
+    while let Some(row) = rows.next().map_err(sqlite)? {
+        let uses = row.get_ref(2).map_err(sqlite)?.as_blob().map_err(|_| Corrupt)?;
+        if !uses::unpack(uses)?.iter().any(|(spot, _)| refers(*spot)) {
+            continue;
+        }
+        let found =
+            DirRow { top: row.get(1).map_err(sqlite)?, uses: uses.to_vec(), records: row.get(3).map_err(sqlite)? };
+        let path: Vec<u8> = row.get(0).map_err(sqlite)?;
+        each(&path, found)?;
+    }
+    Ok(())
+}
+
 impl SeriesIndex {
     pub fn open(cache_dir: &Path, source: &SourceId, lineage: &Lineage, series: &Series) -> Outcome<Self> {
         let path = cache_dir.join(file_name(series));

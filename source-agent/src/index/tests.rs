@@ -26,6 +26,7 @@ fn facts(number: u64, table: &[Vec<TableEntry>]) -> ArchiveFacts<'_> {
         session: SessionId::new([4; 32]),
         bytes: 1000,
         table,
+        heals: false,
     }
 }
 
@@ -164,4 +165,47 @@ proptest! {
             prop_assert_eq!(uses_of(index.path()).unwrap(), sum);
         }
     }
+}
+
+#[test]
+fn an_index_is_put_aside_before_its_log_and_a_log_alone_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Index::open(dir.path(), &SourceId::new([1; 32]), &Lineage::new([2; 16])).unwrap();
+    let path = dir.path().join("index.sqlite");
+    let (wal, shm) = (dir.path().join("index.sqlite-wal"), dir.path().join("index.sqlite-shm"));
+    let (index, _) = open();
+    let sink = index.sink(&VerifyKey::new([7; 32])).unwrap();
+    index.add_presence(&sink, &[4]).unwrap();
+    assert!(std::fs::metadata(&wal).unwrap().len() > 0, "all of it is in the log still");
+    // A crash between the two steps: the log stays behind.
+    let log = std::fs::read(&wal).unwrap();
+    put_aside(&path).unwrap();
+    assert!(path.with_extension("damaged").exists() && !path.exists() && !wal.exists() && !shm.exists());
+    drop(index);
+    std::fs::write(&wal, &log).unwrap();
+    let (index, new) = open();
+    let sink = index.sink(&VerifyKey::new([7; 32])).unwrap();
+    assert!(new && index.present(&sink).unwrap().is_empty(), "nothing of the old log is in the new index");
+}
+
+#[test]
+fn what_was_healed_is_remembered_and_leaves_the_places_of_chunks_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (index, _) = Index::open(dir.path(), &SourceId::new([1; 32]), &Lineage::new([2; 16])).unwrap();
+    let sink = index.sink(&VerifyKey::new([7; 32])).unwrap();
+    let id = |at: u8| ChunkId::new([at; 32]);
+    let table = vec![vec![TableEntry { id: id(1), bytes: 10 }, TableEntry { id: id(2), bytes: 20 }]];
+    index.acknowledge(&sink, &facts(5, &table), true).unwrap();
+    index.acknowledge(&sink, &ArchiveFacts { heals: true, ..facts(9, &table) }, true).unwrap();
+    let spot = |archive| Spot { archive, block: 0 };
+    assert_eq!(index.lookup().unwrap().find(&id(1)).unwrap(), Some(spot(5)));
+    let found = index.chunks_in([spot(5), spot(9)].into_iter()).unwrap();
+    assert_eq!((found[&spot(5)].len(), found[&spot(9)].len()), (2, 0));
+    assert!(index.present(&sink).unwrap().contains(&9));
+    index.note_healed(&sink, [spot(5)].into_iter(), 40).unwrap();
+    index.note_healed(&sink, [spot(5)].into_iter(), 50).unwrap();
+    let healed = index.healed(&sink).unwrap();
+    assert_eq!((healed.len(), healed[&spot(5)].at, healed[&spot(5)].times), (1, 50, 2));
+    let other = index.sink(&VerifyKey::new([8; 32])).unwrap();
+    assert!(index.healed(&other).unwrap().is_empty());
 }

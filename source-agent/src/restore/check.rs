@@ -7,6 +7,7 @@ use crate::restore::data::local_failure;
 use crate::restore::findings::Findings;
 use crate::restore::objects::{ArchiveName, Got, Objects, PartsWanted, is_lost, tampered};
 use crate::restore::reader::{OpenArchive, Reader, fetch_body, open_block};
+use crate::restore::substitutes::Substitutes;
 use crate::restore::view::Snapshot;
 use crate::restore::walk::{Extents, Step, Walk};
 use crate::restore::{WALK_READ_AHEAD, open, ordered, verify};
@@ -146,6 +147,7 @@ impl Named {
         sink: &mut dyn Objects,
         source: &TrustedSource,
         name: impl Fn(ArchiveNumber) -> ArchiveName,
+        substitutes: &Substitutes,
         findings: &mut Findings,
         progress: &Progress,
     ) -> Outcome<()> {
@@ -167,6 +169,8 @@ impl Named {
                         ));
                     }
                 }
+                // What stands for it is read with the data.
+                Err(failure) if is_lost(&failure) && substitutes.cover(number, id, live) => {}
                 Err(failure) if is_lost(&failure) => findings.archive(number, failure),
                 Err(failure) => return Err(failure),
             }
@@ -208,12 +212,13 @@ pub fn read_data(reader: &mut Reader<'_>, named: &Named, share: Share, progress:
     let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, WORKERS_MAX);
     let bad = Mutex::new(Bad::default());
     let findings = Mutex::new(Findings::default());
+    let broken = Mutex::new(Vec::new());
     let namer = reader.namer.clone();
     reader.also_name(named.archives.iter().map(|(number, (id, _))| (*number, *id)).collect());
     let (sender, receiver) = bounded::<Job>(workers + 2);
     let done = std::thread::scope(|scope| {
         for _ in 0..workers {
-            let (receiver, namer, bad, findings) = (receiver.clone(), namer.clone(), &bad, &findings);
+            let (receiver, namer, bad, findings, broken) = (receiver.clone(), namer.clone(), &bad, &findings, &broken);
             scope.spawn(move || {
                 for Job { open, block, sealed } in receiver.iter() {
                     let number = open.archive.name.number;
@@ -228,22 +233,35 @@ pub fn read_data(reader: &mut Reader<'_>, named: &Named, share: Share, progress:
                                 }
                             }
                         }
-                        Err(failure) => {
-                            findings.lock().block(number, block, failure);
-                            all_bad(&open, block, &mut bad.lock());
-                        }
+                        Err(failure) => broken.lock().push(Broken { open, block, failure }),
                     }
                 }
             });
         }
         drop(receiver);
-        let done = fetch_all(reader, named, share, &sender, &bad, &findings);
+        let done = fetch_all(reader, named, share, &sender, &bad, &broken);
         drop(sender);
         done
     });
     reader.findings.append(findings.into_inner());
     done?;
-    Ok(bad.into_inner())
+    let mut bad = bad.into_inner();
+    for Broken { open, block, failure } in broken.into_inner() {
+        let (number, id) = (open.archive.name.number, ArchiveId::new(*open.archive.index.digest().as_bytes()));
+        let chunks = open.table.blocks.get(block as usize).map(|chunks| chunks.iter().map(|entry| entry.id).collect());
+        if !reader.is_healed(number, &id, block, chunks)? {
+            reader.findings.block(number, block, failure);
+            all_bad(&open, block, &mut bad);
+        }
+    }
+    Ok(bad)
+}
+
+/// A block that cannot be had whole from its place.
+struct Broken {
+    open: Arc<OpenArchive>,
+    block: u32,
+    failure: Failure,
 }
 
 fn all_bad(open: &OpenArchive, block: u32, bad: &mut Bad) {
@@ -258,15 +276,24 @@ fn fetch_all(
     share: Share,
     jobs: &crossbeam_channel::Sender<Job>,
     bad: &Mutex<Bad>,
-    findings: &Mutex<Findings>,
+    broken: &Mutex<Vec<Broken>>,
 ) -> Outcome<()> {
-    for (number, (_, live)) in &named.archives {
+    for (number, (id, live)) in &named.archives {
         crate::cli::check_interrupted()?;
         let Ok(number) = ArchiveNumber::new(*number) else { continue };
         if !share.takes(number.get()) {
             continue;
         }
-        let Some(open) = reader.archive(number)? else { continue };
+        let before = std::mem::take(&mut reader.findings);
+        let open = reader.archive(number)?;
+        let lost = std::mem::replace(&mut reader.findings, before);
+        let Some(open) = open else {
+            if !reader.all_healed(number, id, live)? {
+                reader.findings.append(lost);
+            }
+            continue;
+        };
+        reader.findings.append(lost);
         let is_live = |block: &u32| live.get(*block as usize / 8).is_some_and(|byte| byte >> (block % 8) & 1 == 1);
         let parts: Vec<u32> = (0..open.archive.index.blocks()).filter(is_live).collect();
         bad.lock().blocks += parts.len() as u64;
@@ -275,8 +302,7 @@ fn fetch_all(
             let (still, why) = fetch(reader, &open, vec![block], jobs)?;
             if !still.is_empty() {
                 let failure = why.unwrap_or_else(|| tampered("part", "the sink did not send it"));
-                findings.lock().block(number, block, failure);
-                all_bad(&open, block, &mut bad.lock());
+                broken.lock().push(Broken { open: Arc::clone(&open), block, failure });
             }
         }
     }

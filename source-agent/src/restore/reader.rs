@@ -325,6 +325,38 @@ impl<'a> Reader<'a> {
         Ok(self.substitutes()?.of(number, &entry.id, block))
     }
 
+    /// Do other blocks hold what this one held? All of these chunks; where nobody knows which, at least whole blocks.
+    pub fn is_healed(
+        &mut self,
+        number: ArchiveNumber,
+        id: &ArchiveId,
+        block: u32,
+        chunks: Option<Vec<ChunkId>>,
+    ) -> Outcome<bool> {
+        let rights = self.substitutes()?.of(number, id, block);
+        let (mut found, mut whole) = (HashSet::new(), !rights.is_empty());
+        for (right, block) in rights {
+            let Ok(right) = ArchiveNumber::new(right) else { continue };
+            let Some(block) = self.block(right, block)? else {
+                whole = false;
+                continue;
+            };
+            let sound = block.chunks().filter(|(id, content)| open::is_chunk(&self.namer, id, content));
+            found.extend(sound.map(|(id, _)| *id));
+        }
+        Ok(chunks.map_or(whole, |chunks| chunks.iter().all(|id| found.contains(id))))
+    }
+
+    /// The same for all blocks of an archive that cannot be opened.
+    pub fn all_healed(&mut self, number: ArchiveNumber, id: &ArchiveId, live: &[u8]) -> Outcome<bool> {
+        for block in shared::wire::reply::set_bits(live) {
+            if !self.is_healed(number, id, block, None)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Does the snapshot say that this block is there?
     pub fn is_live(&mut self, number: ArchiveNumber, block: u32) -> Outcome<bool> {
         Ok(self.pages.entry(self.sink, number)?.is_some_and(|entry| entry.is_live(block)))
@@ -340,7 +372,8 @@ impl<'a> Reader<'a> {
         }
         let lefts = self.substitutes()?.right(number);
         for (left, left_id, id) in lefts {
-            if self.pages.entry(self.sink, left)?.is_some_and(|entry| entry.id == left_id) {
+            let named = self.pages.entry(self.sink, left)?.is_some_and(|entry| entry.id == left_id);
+            if named || self.also.get(&left.get()) == Some(&left_id) {
                 return Ok(Some(id));
             }
         }

@@ -6,6 +6,7 @@ use crate::restore::objects::{Objects, is_lost};
 use crate::restore::verify;
 use shared::format::owner::BlockName;
 use shared::id::{ArchiveId, ArchiveNumber, Lineage, SourceId, VerifyKey};
+use shared::wire::reply::set_bits;
 use std::collections::HashMap;
 
 /// Pairs that are taken of one lineage.
@@ -67,6 +68,11 @@ impl Substitutes {
     pub fn of(&self, number: ArchiveNumber, id: &ArchiveId, block: u32) -> Vec<(u64, u32)> {
         let found = self.by_left.get(&(number.get(), block)).map_or(&[][..], Vec::as_slice);
         found.iter().filter(|(left, _)| left == id).map(|(_, right)| (right.number.get(), right.block)).collect()
+    }
+
+    /// Does another block stand for each of these?
+    pub fn cover(&self, number: ArchiveNumber, id: &ArchiveId, live: &[u8]) -> bool {
+        set_bits(live).all(|block| !self.of(number, id, block).is_empty())
     }
 
     /// For a right archive: its lefts and the id that it must have.

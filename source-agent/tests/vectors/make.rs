@@ -1063,8 +1063,9 @@ fn cards(make: &mut Maker) {
 }
 
 fn frames(make: &mut Maker) {
+    use shared::wire::reply::{DamagedItem, DamagedList};
     use shared::wire::request::{GetParts, ListHeads};
-    use shared::wire::{AuditRequest, PushRequest, Query, ReadRequest, Request, write_frame};
+    use shared::wire::{AuditRequest, PushRequest, Query, ReadRequest, Reply, Request, write_frame};
     let bytes = |frame: shared::wire::Frame| {
         let mut bytes = Vec::new();
         write_frame(&mut bytes, frame.tag, &frame.payload).unwrap();
@@ -1092,12 +1093,27 @@ fn frames(make: &mut Maker) {
         ("body", PushRequest::PutBody(vec![1])),
         ("head", PushRequest::PutHead(vec![1])),
         ("substitute", PushRequest::PutSubstitute(vec![1])),
+        ("damage", PushRequest::GetDamaged),
     ] {
         let bytes = bytes(request.frame());
         make.good("P-6", &format!("{name}-by-a-source"), "request", fields("push", bytes.clone()));
         make.bad("P-6", &format!("{name}-by-a-reader"), "request", fields("read", bytes.clone()));
         make.bad("P-6", &format!("{name}-by-an-auditor"), "request", fields("audit", bytes));
     }
+    let item = |at: u64, blocks: &[u8]| DamagedItem {
+        number: number(at),
+        id: ArchiveId::new([0x31; 32]),
+        blocks: Blob::new(blocks.to_vec()).unwrap(),
+    };
+    let list = |items: Vec<DamagedItem>| {
+        let list = DamagedList { checked: 1_790_000_000, items: List::new(items).unwrap() };
+        fields("reply", bytes(Reply::Damaged(list).frame()))
+    };
+    make.good("P-13", "damage", "request", list(vec![item(3, &[1]), item(9, &[0, 128])]));
+    make.bad("P-13", "damage-not-ascending", "request", list(vec![item(9, &[1]), item(3, &[1])]));
+    make.bad("P-13", "damage-twice", "request", list(vec![item(3, &[1]), item(3, &[2])]));
+    make.bad("P-13", "damage-of-no-block", "request", list(vec![item(3, &[])]));
+    make.bad("P-13", "damage-with-a-byte-of-zeros", "request", list(vec![item(3, &[1, 0])]));
     let unordered =
         GetParts { source: SOURCE, lineage: LINEAGE, number: number(7), parts: List::new(vec![2, 0]).unwrap() };
     make.bad("P-6", "parts-not-ascending", "request", fields("read", bytes(ReadRequest::GetParts(unordered).frame())));

@@ -92,7 +92,7 @@ fn main() -> ExitCode {
         }),
         (
             "delete: no message of the protocol does; try the next unknown one",
-            Frame { tag: tag::PUT_SUBSTITUTE + 1, payload: newest.digest().as_bytes().to_vec() },
+            Frame { tag: tag::GET_DAMAGED + 1, payload: newest.digest().as_bytes().to_vec() },
         ),
     ];
     let mut bad = false;

@@ -86,6 +86,7 @@ impl Scene {
             ("PutBody", raw(tag::PUT_BODY), PUSH),
             ("PutHead", raw(tag::PUT_HEAD), PUSH),
             ("PutSubstitute", raw(tag::PUT_SUBSTITUTE), PUSH),
+            ("GetDamaged", PushRequest::GetDamaged.frame(), PUSH),
             ("a second Hello", request::hello_frame(&hello(None)), NONE),
             ("a reply", Reply::Pong.frame(), NONE),
         ]

@@ -88,5 +88,24 @@ fn root_operates_what_another_account_serves() {
     reader.restore_path("latest", &data, &target).ok();
     tree::assert_same(&data, &target);
     assert_eq!(serving.verify().exit(), Some(0), "{}", serving.verify().tell());
+    // What root's look finds damaged the account's sessions are told.
+    for archive in serving.files("web1", "archives") {
+        let bytes = std::fs::read(&archive).unwrap();
+        if bytes.len() > 1 << 20 {
+            let file = std::fs::File::options().write(true).open(&archive).unwrap();
+            let at = bytes.len() * 3 / 4;
+            std::os::unix::fs::FileExt::write_at(&file, &[bytes[at] ^ 1], at as u64).unwrap();
+        }
+    }
+    operator.run().arg("verify").done().code(13);
+    let list = std::fs::metadata(serving.room("web1").join("damaged")).unwrap();
+    assert_eq!((list.uid(), list.mode() & 0o777), (account.uid, 0o644));
+    let done = source.run().args(["backup", "--json"]).arg(&data).ok();
+    let lines = done.json();
+    let summary = lines.iter().find(|line| line["message_type"] == "summary").unwrap();
+    // Some of what shared a block has changed since: such a block cannot be healed, and is told.
+    let told = &summary["remotes"][0]["healing"];
+    let blocks = |name: &str| told[name].as_u64().unwrap();
+    assert!(blocks("blocks_healed") + blocks("blocks_not_healed") > 0, "{summary}");
     operator.run().arg("doctor").done().says("belong to another account than the one that serves");
 }

@@ -1,5 +1,6 @@
 //! What a connection may see: decided once, from the operator's files, before anything is read from the client.
 
+use crate::damaged::Damaged;
 use crate::enrolment::{Enrolment, Reads};
 use crate::published::Published;
 use crate::serve::channel::{Identity, OWNERS_MAX};
@@ -30,6 +31,8 @@ pub struct Source<S> {
     pub card: String,
     /// What the operator's commands say of it.
     pub published: Arc<Published>,
+    /// What they found damaged: told to the source itself.
+    pub damaged: Arc<Damaged>,
     pub store: S,
 }
 
@@ -124,9 +127,15 @@ fn zeroize_text(bytes: Vec<u8>) -> Result<zeroize::Zeroizing<String>, Refused> {
 fn source(root: &Root, name: SourceName, enrolment: &Enrolment) -> Result<Source<Directory>, Refused> {
     let id = enrolment.card.source_id();
     let published = Arc::new(Published::read(root, &name, id).map_err(internal)?);
+    // It helps healing and nothing else: no session fails for it.
+    let damaged = Damaged::read(root, &name, id).unwrap_or_else(|e| {
+        eprintln!("remote-sink: {e}");
+        Damaged::nothing(id)
+    });
     Ok(Source {
         id,
         published,
+        damaged: Arc::new(damaged),
         key: *enrolment.card.verify_key(),
         owner: enrolment.card.owner().copied(),
         card: enrolment.card.to_string(),

@@ -73,6 +73,12 @@ pub fn begin_push<S: Store>(
     Ok(Pushing { held, lineage, standing, lineages })
 }
 
+/// Archives with damage that the source is asked to heal; absent if there are none.
+fn told<S: Store>(session: &Session<S>, lineage: &Lineage) -> Option<u64> {
+    let archives = session.access.sources.first()?.damaged.archives_of(lineage);
+    (archives > 0).then_some(archives)
+}
+
 /// The signed answer.
 pub fn welcome<S: Store>(
     session: &Session<S>,
@@ -95,12 +101,13 @@ pub fn welcome<S: Store>(
         journal: push.is_some().then(|| session.access.sources.first()?.published.journal).flatten(),
         source: push.is_some().then_some(session.access.identity.source),
         lineage: push.as_ref().map(|(pushing, _)| pushing.lineage),
-        newest: push.and_then(|(_, newest)| newest),
+        newest: push.as_ref().and_then(|(_, newest)| newest.clone()),
         // The last number of all leaves none above it.
         next_number: next_number.and_then(Result::ok),
         binding: Blob::new(session.binding.clone()).map_err(|e| malformed("binding", e))?,
         quota: if used.is_some() { quota } else { None },
         used,
+        damaged: push.as_ref().and_then(|(pushing, _)| told(session, &pushing.lineage)),
     };
     Ok(Reply::Welcome(sign(welcome, &session.key).map_err(|e| malformed("welcome", e))?.as_bytes().to_vec()))
 }

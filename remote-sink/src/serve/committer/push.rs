@@ -105,7 +105,14 @@ impl<S: Store> Push<S> {
             PushRequest::PutBody(bytes) => self.put_body(session, &bytes),
             PushRequest::PutHead(bytes) => self.put_head(session, &bytes),
             PushRequest::PutSubstitute(bytes) => self.put_substitute(session, bytes),
+            PushRequest::GetDamaged => self.get_damaged(session),
         }
+    }
+
+    fn get_damaged(&self, session: &Session<S>) -> Result<(), Refused> {
+        session.outbox.barrier()?;
+        let source = session.access.source(&self.pinned.identity.source)?;
+        Ok(session.outbox.reply(Reply::Damaged(source.damaged.told(&self.pinned.lineage)))?)
     }
 
     /// Leaves a signed note of what was added since the last one. Without it the objects are there all the same.

@@ -60,7 +60,7 @@ fn any_changed_cut_or_grown_file_is_found() {
         for (at, wrong) in wrongs.iter().enumerate() {
             replace(&path, wrong);
             let report = world.verify();
-            // A block that the substitute replaces is told, and no snapshot lacks it.
+            // What the substitute replaces is told, and no snapshot lacks it: a block, a chunk table, a header.
             let healed = report.is_ok() && report.sources[0].healed == 1;
             let damaged = !report.is_ok() && report.sources[0].damage_total > 0;
             healed_seen += u32::from(healed);
@@ -68,7 +68,7 @@ fn any_changed_cut_or_grown_file_is_found() {
         }
         replace(&path, &whole);
     }
-    assert!((1..=3).contains(&healed_seen), "{healed_seen}: the one block that has a substitute");
+    assert_eq!(healed_seen, 8, "whatever is done to the archive whose one block has a substitute");
     world.assert_whole();
 }
 
@@ -82,6 +82,11 @@ fn a_missing_file_is_found_where_a_snapshot_needs_it() {
         let report = world.verify();
         let text = path.display().to_string();
         let newest = text.ends_with("0000000000000001");
+        if text.contains("archives") && text.ends_with("-000000000000") {
+            assert!(report.is_ok(), "its one block has a substitute: {:?}", report.sources[0].damage);
+            std::fs::write(&path, whole).unwrap();
+            continue;
+        }
         let needed = ["archives", "pages", "bodies", "heads", "receipts", "envelopes"];
         if needed.iter().any(|shelf| text.contains(shelf)) && !(newest && text.contains("receipts")) {
             assert!(!report.is_ok(), "{text}");
@@ -89,7 +94,7 @@ fn a_missing_file_is_found_where_a_snapshot_needs_it() {
         }
         std::fs::write(&path, whole).unwrap();
     }
-    assert!(found >= 9, "{found}");
+    assert!(found >= 8, "{found}");
 }
 
 #[test]

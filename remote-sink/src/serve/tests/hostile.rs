@@ -230,7 +230,7 @@ fn garbage_ends_the_session_and_only_it() {
         act(&mut client);
         assert!(!client.refused_and_ended(RefusalCode::Malformed).is_empty(), "{wrong}");
     }
-    for unknown in [0, 3, 15, 63, 71, 127, 128, 130, 200, 250, 251, 252, 255] {
+    for unknown in [0, 3, 15, 63, 72, 127, 128, 130, 200, 250, 251, 252, 255] {
         let mut client = stage.world.push(&stage.source);
         client.raw(unknown, &[1, 2, 3]);
         client.refused_and_ended(RefusalCode::NotAllowed);

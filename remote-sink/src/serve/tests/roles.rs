@@ -7,7 +7,7 @@ use shared::id::{ArchiveNumber, Digest, SessionId, VerifyKey};
 use shared::wire::request::{
     self, GetArchive, GetObject, GetOwned, GetParts, GetSession, ListArchives, ListHeads, ListOf, tag,
 };
-use shared::wire::{Frame, Query, ReadRequest, RefusalCode, Reply, Request, Role};
+use shared::wire::{Frame, PushRequest, Query, ReadRequest, RefusalCode, Reply, Request, Role};
 
 /// One frame of each request, well formed, with the roles that have it.
 fn requests(source: &Source) -> Vec<(Frame, &'static [Role])> {
@@ -51,6 +51,7 @@ fn requests(source: &Source) -> Vec<(Frame, &'static [Role])> {
     ] {
         all.push((Frame { tag, payload: vec![1] }, PUSH));
     }
+    all.push((PushRequest::GetDamaged.frame(), PUSH));
     all
 }
 
@@ -82,7 +83,7 @@ fn a_role_has_its_requests_and_no_others() {
             tried += 1;
         }
     }
-    assert_eq!(tried, 3 * 25);
+    assert_eq!(tried, 3 * 26);
     world.assert_whole();
 }
 

@@ -34,6 +34,7 @@ fn connect(world: &World, source: &Source, store: &Fake) -> Client {
         card: source.card.to_string(),
         store: store.clone(),
         published,
+        damaged: Arc::new(crate::damaged::Damaged::nothing(source.id())),
     };
     let staging = Arc::new(root.open_dir("sources/web1/staging").unwrap());
     let name = source.name.clone();

@@ -9,13 +9,14 @@ use crate::transport::Ending;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 use shared::codec::{Blob, List, Text};
+use shared::format::owner::{BlockName, Substitute};
 use shared::format::{Body, Head, Page, Receipt, Region};
 use shared::id::{ArchiveId, ArchiveNumber, Digest, Lineage, Salt, SessionId};
 use shared::limits::DATA_BYTES_MAX;
 use shared::signature::{Object, Plain, Signed, SigningKey, Verified, sign};
 use shared::wire::hello::NewestHead;
 use shared::wire::reply::SourceList;
-use shared::wire::reply::{ArchiveItem, ArchiveList};
+use shared::wire::reply::{ArchiveItem, ArchiveList, DamagedItem, DamagedList};
 use shared::wire::request::{PushRequest, Query};
 use shared::wire::{Damage, HeadItem, HeadList, Missing, RefusalCode, Refused, Reply, Role, SourceItem, Stored};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -35,7 +36,15 @@ pub struct Held {
     pub thinned: BTreeSet<u64>,
     /// Other lineages of the source that it says it holds.
     pub lineages: Vec<Lineage>,
+    pub substitutes: Vec<Vec<u8>>,
+    /// What it says is damaged, and when it looked.
+    pub damaged: Vec<DamagedItem>,
+    pub checked: i64,
+    pub clock: i64,
 }
+
+/// Archive and block.
+pub type Place = (u64, u32);
 
 pub struct MemorySink {
     name: String,
@@ -180,6 +189,39 @@ impl MemorySink {
             (*id, *bytes) = (region.id(), region.as_bytes().to_vec());
         }
     }
+    /// Says that these blocks are damaged; it looked at this time, and this is its clock.
+    pub fn claim_damage(&self, blocks: &[(u64, u32)], checked: i64, clock: i64) {
+        let mut held = self.held.lock();
+        let mut bits: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+        for (archive, block) in blocks {
+            let bits = bits.entry(*archive).or_default();
+            bits.resize(bits.len().max(*block as usize / 8 + 1), 0);
+            bits[*block as usize / 8] |= 1 << (block % 8);
+        }
+        let id = |archive: &u64| held.archives.get(archive).map_or(ArchiveId::new([0; 32]), |(id, ..)| *id);
+        let item = |(archive, bits): (&u64, &Vec<u8>)| DamagedItem {
+            number: ArchiveNumber::new(*archive).unwrap(),
+            id: id(archive),
+            blocks: Blob::new(bits.clone()).unwrap(),
+        };
+        let items = bits.iter().map(item).collect();
+        (held.damaged, held.checked, held.clock) = (items, checked, clock);
+    }
+    pub fn disorder_damage(&self) {
+        self.held.lock().damaged.reverse();
+    }
+    /// Pairs of all records: left, and what stands for it.
+    pub fn pairs(&self) -> Vec<(Place, Vec<Place>)> {
+        let held = self.held.lock();
+        let records = held.substitutes.iter().map(|bytes| verified::<Substitute>(bytes));
+        let place = |name: &BlockName| (name.number.get(), name.block);
+        records
+            .flat_map(|record| {
+                let pairs = record.pairs.iter();
+                pairs.map(|pair| (place(&pair.left), pair.right.iter().map(place).collect())).collect::<Vec<_>>()
+            })
+            .collect()
+    }
     /// Says that it holds another lineage of the source.
     pub fn hold_lineage(&self, lineage: Lineage) {
         self.held.lock().lineages.push(lineage);
@@ -252,6 +294,8 @@ impl Serving {
             let next = held.archives.keys().last().map_or(0, |last| last + 1);
             let next = u64::try_from(self.next_number.load(Ordering::Relaxed)).unwrap_or(next);
             answer.next_number = Some(ArchiveNumber::new(next).unwrap());
+            answer.damaged = Some(held.damaged.len() as u64).filter(|archives| *archives > 0);
+            answer.clock = held.clock;
         }
         sink.welcome(answer, &self.key);
         self.trips.count.store(1, Ordering::Relaxed);
@@ -294,6 +338,20 @@ impl Serving {
             }
             PushRequest::PutBody(bytes) => self.body(bytes),
             PushRequest::PutHead(bytes) => return self.head(bytes),
+            PushRequest::PutSubstitute(bytes) => {
+                let record = verified::<Substitute>(&bytes);
+                let mut held = self.held.lock();
+                for right in record.pairs.iter().flat_map(|pair| pair.right.iter()) {
+                    assert_eq!(held.archives[&right.number.get()].0, right.id, "the archives come first");
+                }
+                held.substitutes.push(bytes);
+                stored(record.digest(), false)
+            }
+            PushRequest::GetDamaged => {
+                let held = self.held.lock();
+                let items = List::new(held.damaged.clone()).unwrap();
+                Reply::Damaged(DamagedList { checked: held.checked, items })
+            }
             other => panic!("{other:?}"),
         })
     }

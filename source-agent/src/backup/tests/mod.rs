@@ -1,6 +1,7 @@
 //! The whole way against sinks in memory; what arrived is opened with an identity and compared with the files.
 
 mod attributes;
+mod healing;
 mod hostile;
 mod laying;
 mod linked;

@@ -37,6 +37,28 @@ struct Opened<'a> {
     blocks: HashMap<(u64, u32), HashMap<ChunkId, Vec<u8>>>,
 }
 
+/// Blocks that this snapshot's pages name.
+pub fn live_blocks(held: &Held, head: &Head) -> BTreeSet<(u64, u32)> {
+    let body = Plain::<Body>::parse(&held.bodies[&head.body]).unwrap();
+    let mut live = BTreeSet::new();
+    for page in body.pages.iter() {
+        for entry in Plain::<Page>::parse(&held.pages[page]).unwrap().archives.iter() {
+            let blocks = (0..entry.blocks_named()).filter(|block| entry.is_live(*block));
+            live.extend(blocks.map(|block| (entry.number.get(), block)));
+        }
+    }
+    live
+}
+
+/// The chunks of a block.
+pub fn open_block(held: &Held, identity: &Identity, at: (u64, u32)) -> HashMap<ChunkId, Vec<u8>> {
+    let session = held.envelopes.values().next().unwrap();
+    let (_, source) = open_session(&verified::<Envelope>(session), identity).unwrap();
+    let (namer, index_secret) = (source.chunk_namer(&LINEAGE), source.index_secret(&LINEAGE));
+    let (live, used, blocks) = (BTreeSet::new(), BTreeSet::new(), HashMap::new());
+    Opened { held, identity, namer, index_secret, live, used, blocks }.block(at)
+}
+
 /// Every path of the newest snapshot that is not a checkpoint.
 pub fn open_newest(sink: &MemorySink, identity: &Identity) -> BTreeMap<String, Found> {
     let held = sink.held();
@@ -48,13 +70,7 @@ pub fn open_newest(sink: &MemorySink, identity: &Identity) -> BTreeMap<String, F
     let place = Place::Root { source: SOURCE, lineage: LINEAGE, salt: body.root.salt, session: head.session };
     let root = open(session.as_bytes(), &place, &body.root.plain, body.root.sealed.to_vec()).unwrap();
     let root = Root::decode(&root).unwrap();
-    let mut live = BTreeSet::new();
-    for page in body.pages.iter() {
-        for entry in Plain::<Page>::parse(&held.pages[page]).unwrap().archives.iter() {
-            let blocks = (0..entry.blocks_named()).filter(|block| entry.is_live(*block));
-            live.extend(blocks.map(|block| (entry.number.get(), block)));
-        }
-    }
+    let live = live_blocks(&held, head);
     let mut opened = Opened {
         held: &held,
         identity,

@@ -1,5 +1,6 @@
 //! The result of `backup`: lines for people, JSON with restic's names, the exit code.
 
+use crate::backup::heal::Healing;
 use crate::backup::hooks::Ending;
 use crate::backup::outcome::{Listed, Met, shown};
 use crate::backup::{Env, RemoteReport, Report, SetPlan, SetReport};
@@ -77,7 +78,30 @@ pub fn print(context: &Context, report: &Report, whole: Duration) -> Outcome<()>
         report.sets.iter().for_each(|set| list(context, "unreadable", &set.met.unreadable));
         return Ok(());
     }
-    report.sets.iter().try_for_each(|set| print_set(context, report, set))
+    report.sets.iter().try_for_each(|set| print_set(context, report, set))?;
+    for remote in &report.remotes {
+        if let Some(line) = remote.healing.and_then(healing_line) {
+            print_line(&format!("{:8}  {line}", remote.name))?;
+        }
+    }
+    Ok(())
+}
+
+/// `healed 3 damaged blocks (1.2 MiB sent again); …`; nothing where nothing was to be done.
+fn healing_line(healing: Healing) -> Option<String> {
+    let blocks = |number: u64| format!("{} damaged block{}", count(number), if number == 1 { "" } else { "s" });
+    let mut parts = Vec::new();
+    if healing.healed > 0 {
+        parts.push(format!("healed {} ({} sent again)", blocks(healing.healed), size(healing.bytes)));
+    }
+    if healing.lost > 0 {
+        let what = "cannot be healed whole: part of what it held is not here any more";
+        parts.push(format!("{} {what}", blocks(healing.lost)));
+    }
+    if healing.later > 0 {
+        parts.push(format!("{} left to later runs", blocks(healing.later)));
+    }
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 fn print_set(context: &Context, report: &Report, set: &SetReport) -> Outcome<()> {
@@ -165,6 +189,12 @@ fn json_summary(report: &Report, set: &SetReport, whole: Duration) -> serde_json
                 "snapshot_id": head.map(ToString::to_string),
                 "bytes_sent": remote.bytes_sent,
                 "archives_sent": remote.archives_sent,
+                "healing": remote.healing.map(|healing| json!({
+                    "blocks_healed": healing.healed,
+                    "bytes_sent_again": healing.bytes,
+                    "blocks_not_healed": healing.lost,
+                    "blocks_left": healing.later,
+                })),
                 "error": remote.failure.as_ref().map(|failure| failure.code),
                 "message": remote.failure.as_ref().map(|failure| &failure.message),
             })

@@ -1,0 +1,501 @@
+//! Healing: blocks that a sink found damaged, and that its snapshots still need, are made again from the files and from
+//! the local index, and sent to that remote alone. A substitute record says where (docs/format.md, section 14).
+//!
+//! Blocks keep their places in trees: what was healed is referred to as before, so that old snapshots come back whole
+//! and other remotes get nothing twice. What cannot be healed whole is referred to no more: what is still here of it is
+//! read and sent again like new data.
+//!
+//! The list is the sink's word. Whatever it says, a run sends and reads a bounded amount for it, and a block that was
+//! healed is healed again only if a later look at the sink found it damaged once more, a few times at most.
+
+mod find;
+
+use super::assemble::{Assembly, Ready, content};
+use super::compress::Packer;
+use super::connect::{Me, fetch, own};
+use super::outcome::shown;
+use super::push::Work;
+use super::set::Run;
+use super::stop::stopped;
+use crate::client::Client;
+use crate::config::Compression;
+use crate::index::rebuild::chunks_of;
+use crate::index::uses::Spot;
+use crate::index::{Index, Lookup, SinkFacts};
+use crate::report::{Exit, Failure, Outcome};
+use crate::tree::table::TableEntry;
+use crossbeam_channel::{RecvTimeoutError, Sender, unbounded};
+use find::Want;
+use shared::codec::List;
+use shared::format::Kind;
+use shared::format::owner::{BlockName, Substitute, SubstitutePair};
+use shared::id::{ArchiveId, ArchiveNumber, ChunkId};
+use shared::limits::{ARCHIVE_CHUNKS_MAX, ARCHIVE_PARTS_MAX};
+use shared::signature::sign;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Plaintext of blocks that a run heals at one remote, and their chunks.
+const RUN_BYTES: u64 = 256 << 20;
+const RUN_CHUNKS: u64 = 1 << 20;
+/// Plaintext that is sought at a time: each file is read once for so much.
+const BATCH_BYTES: u64 = 32 << 20;
+const BATCH_CHUNKS: usize = 1 << 17;
+/// Chunk tables that are fetched for it.
+const TABLES_MAX: usize = 128;
+/// A block is healed so often at one remote.
+const TIMES_MAX: u32 = 3;
+/// Blocks that may stand for one, and pairs of one record.
+const RIGHTS_MAX: usize = 64;
+const PAIRS_MAX: usize = 256;
+
+/// A damaged block.
+struct Sick {
+    spot: Spot,
+    id: ArchiveId,
+    kind: Kind,
+    /// Its whole archive is not at the sink: nothing new may refer to it anyway.
+    missing: bool,
+    /// What it holds; `None` if nobody can say it any more.
+    chunks: Option<Vec<(ChunkId, u32)>>,
+    healed: bool,
+}
+
+/// What a remote's sink says is damaged, as far as this run deals with it.
+pub struct Damage {
+    sick: Vec<Sick>,
+    /// All blocks that are said to be damaged, and are not healed.
+    listed: HashSet<Spot>,
+    /// Blocks that are healed no more, since that did not last.
+    given_up: Vec<Spot>,
+    /// Blocks that this source knows nothing of.
+    unknown: u64,
+    /// Blocks left to later runs.
+    later: u64,
+    /// The sink's clock, and when that was.
+    clock: (i64, Instant),
+}
+
+/// What a run healed at one remote, in blocks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Healing {
+    pub healed: u64,
+    /// Plaintext of those that had to be sent.
+    pub bytes: u64,
+    /// What they held is not here any more.
+    pub lost: u64,
+    /// Left to later runs.
+    pub later: u64,
+}
+
+/// A remote under treatment.
+pub struct Patient {
+    pub at: usize,
+    facts: SinkFacts,
+    damage: Damage,
+    healing: Healing,
+    /// It takes no more records.
+    closed: bool,
+}
+
+/// Asks a sink for its list of damage, and looks up what the damaged blocks held.
+pub fn ask(
+    client: &mut Client,
+    me: &Me,
+    index: &Index,
+    facts: &SinkFacts,
+    present: &HashSet<u64>,
+) -> Outcome<Option<Damage>> {
+    if client.welcome().damaged.is_none_or(|archives| archives == 0) {
+        return Ok(None);
+    }
+    let clock = (client.welcome().clock, Instant::now());
+    let list = client.damage()?;
+    let healed = index.healed(facts)?;
+    let (sick, listed) = (Vec::new(), HashSet::new());
+    let mut damage = Damage { sick, listed, given_up: Vec::new(), unknown: 0, later: 0, clock };
+    let (mut bytes, mut chunks) = (0u64, 0u64);
+    let mut counts = HashMap::new();
+    // From another place each time: what cannot be healed must not keep the rest from its turn.
+    let start = usize::try_from(u32::from_le_bytes(shared::sys::random())).unwrap_or(0) % list.items.len().max(1);
+    for item in list.items.iter().cycle().skip(start).take(list.items.len()) {
+        let number = item.number.get();
+        let Some((id, kind)) = index.archive_kind(number)?.filter(|(id, _)| *id == item.id) else {
+            damage.unknown += item.numbers().count() as u64;
+            continue;
+        };
+        let blocks = index.blocks(number)?;
+        for block in item.numbers() {
+            let (spot, Some(held)) = (Spot { archive: number, block }, blocks.get(block as usize)) else {
+                damage.unknown += 1;
+                continue;
+            };
+            match healed.get(&spot) {
+                // The sink's look is older than the healing.
+                Some(before) if before.at >= list.checked => continue,
+                Some(before) if before.times >= TIMES_MAX => {
+                    damage.listed.insert(spot);
+                    damage.given_up.push(spot);
+                    continue;
+                }
+                _ => {}
+            }
+            damage.listed.insert(spot);
+            if bytes + held.1 > RUN_BYTES || chunks + held.0 > RUN_CHUNKS {
+                damage.later += 1;
+                continue;
+            }
+            (bytes, chunks) = (bytes + held.1, chunks + held.0);
+            counts.insert(spot, held.0);
+            damage.sick.push(Sick { spot, id, kind, missing: !present.contains(&number), chunks: None, healed: false });
+        }
+    }
+    look_up(client, me, index, &mut damage.sick, &counts)?;
+    Ok(Some(damage))
+}
+
+/// What the blocks hold: by the index; where that says of some chunks that they lie elsewhere, by the chunk table.
+fn look_up(client: &mut Client, me: &Me, index: &Index, sick: &mut [Sick], counts: &HashMap<Spot, u64>) -> Outcome<()> {
+    let mut known = index.chunks_in(sick.iter().map(|sick| sick.spot))?;
+    // One at a time: the blocks are in order.
+    let mut held: Option<(u64, Option<Vec<Vec<TableEntry>>>)> = None;
+    let mut fetched = 0;
+    for block in sick {
+        let chunks = known.remove(&block.spot).unwrap_or_default();
+        if counts.get(&block.spot) == Some(&(chunks.len() as u64)) {
+            block.chunks = Some(chunks);
+            continue;
+        }
+        let number = block.spot.archive;
+        let is_held = held.as_ref().is_some_and(|(of, _)| *of == number);
+        if !is_held && !block.missing && fetched < TABLES_MAX {
+            fetched += 1;
+            held = Some((number, table(client, me, number, &block.id)?));
+        }
+        let table = held.as_ref().filter(|(of, _)| *of == number).and_then(|(_, table)| table.as_ref());
+        let entries = table.and_then(|table| table.get(block.spot.block as usize));
+        block.chunks = entries.map(|entries| entries.iter().map(|entry| (entry.id, entry.bytes)).collect());
+    }
+    Ok(())
+}
+
+/// The chunk table of an archive, where the sink has it whole.
+fn table(client: &mut Client, me: &Me, number: u64, id: &ArchiveId) -> Outcome<Option<Vec<Vec<TableEntry>>>> {
+    let Ok(number) = ArchiveNumber::new(number) else { return Ok(None) };
+    let fetched = fetch(client, me, number, id);
+    match fetched.and_then(|(region, table)| chunks_of(&own(me), number, id, &region, table)) {
+        Ok((_, table)) => Ok(Some(table)),
+        Err(failure) if matches!(failure.exit, Exit::Tampered | Exit::NotFound) && failure.code != "sink-lies" => {
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+impl Patient {
+    pub fn new(at: usize, facts: SinkFacts, damage: Damage) -> Self {
+        let healing = Healing { later: damage.later, ..Healing::default() };
+        Self { at, facts, damage, healing, closed: false }
+    }
+
+    /// What was done, for the report.
+    pub fn healing(&self) -> Healing {
+        let lost = self.damage.sick.iter().filter(|sick| !sick.healed).count() + self.damage.given_up.len();
+        Healing { lost: lost as u64 + self.damage.unknown, ..self.healing }
+    }
+
+    /// Blocks that nothing new may refer to.
+    pub fn lost(&self) -> impl Iterator<Item = Spot> {
+        let sick = self.damage.sick.iter().filter(|sick| !sick.healed && !sick.missing).map(|sick| sick.spot);
+        sick.chain(self.damage.given_up.iter().copied())
+    }
+
+    fn sick(&self, at: usize) -> Outcome<&Sick> {
+        self.damage.sick.get(at).ok_or_else(|| crate::index::Corrupt.into())
+    }
+}
+
+/// Where else the chunks of damaged blocks lie at a sink, by the index.
+struct Elsewhere {
+    lookup: Lookup,
+    present: HashSet<u64>,
+    /// Blocks that were damaged once: others stand for them.
+    healed: HashSet<Spot>,
+}
+
+impl Elsewhere {
+    fn new(index: &Index, facts: &SinkFacts) -> Outcome<Self> {
+        let healed = index.healed(facts)?.into_keys().collect();
+        Ok(Self { lookup: index.lookup()?, present: index.present(facts)?, healed })
+    }
+
+    fn find(&self, damage: &Damage, id: &ChunkId) -> Outcome<Option<Spot>> {
+        let sound = |spot: &Spot| {
+            self.present.contains(&spot.archive) && !damage.listed.contains(spot) && !self.healed.contains(spot)
+        };
+        Ok(self.lookup.find(id)?.filter(sound))
+    }
+}
+
+/// Before anything is walked: makes damaged blocks again from the last snapshots' files and directories.
+pub fn before(run: &Run, patients: &mut [Patient], compression: Compression) -> Outcome<()> {
+    for patient in patients {
+        let elsewhere = Elsewhere::new(&run.env.index, &patient.facts)?;
+        for batch in batches(&patient.damage.sick) {
+            if patient.closed {
+                break;
+            }
+            heal(run, patient, &elsewhere, &batch, compression)?;
+        }
+    }
+    Ok(())
+}
+
+/// Blocks to be sought together. What a wholly missing archive held of files the walk sends again by itself.
+fn batches(sick: &[Sick]) -> Vec<Vec<usize>> {
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    let (mut bytes, mut count) = (0u64, 0usize);
+    for (at, block) in sick.iter().enumerate() {
+        let Some(chunks) = &block.chunks else { continue };
+        if block.missing && block.kind == Kind::Data {
+            continue;
+        }
+        let more: u64 = chunks.iter().map(|(_, bytes)| u64::from(*bytes)).sum();
+        if batches.is_empty() || bytes + more > BATCH_BYTES || count + chunks.len() > BATCH_CHUNKS {
+            batches.push(Vec::new());
+            (bytes, count) = (0, 0);
+        }
+        (bytes, count) = (bytes + more, count + chunks.len());
+        if let Some(batch) = batches.last_mut() {
+            batch.push(at);
+        }
+    }
+    batches
+}
+
+/// Heals what can be healed of these blocks.
+fn heal(
+    run: &Run,
+    patient: &mut Patient,
+    elsewhere: &Elsewhere,
+    batch: &[usize],
+    compression: Compression,
+) -> Outcome<()> {
+    let mut want = Want::default();
+    let mut rights: HashMap<usize, BTreeSet<Spot>> = HashMap::new();
+    for at in batch {
+        let sick = patient.sick(*at)?;
+        for (id, _) in sick.chunks.iter().flatten() {
+            match elsewhere.find(&patient.damage, id)? {
+                Some(spot) => drop(rights.entry(*at).or_default().insert(spot)),
+                None => want.add(*id),
+            }
+        }
+    }
+    let spots: HashSet<Spot> = batch.iter().filter_map(|at| Some(patient.damage.sick.get(*at)?.spot)).collect();
+    find::collect(run, &spots, &mut want)?;
+    let is_whole = |sick: &Sick| sick.chunks.iter().flatten().all(|(id, _)| want.is_here(id));
+    let mut whole = Vec::new();
+    for at in batch {
+        if is_whole(patient.sick(*at)?) {
+            whole.push(*at);
+        }
+    }
+    let mut names: HashMap<usize, Vec<BlockName>> = HashMap::new();
+    for at in &whole {
+        names.insert(*at, named(&run.env.index, rights.get(at).into_iter().flatten())?);
+    }
+    for kind in [Kind::Data, Kind::Metadata] {
+        let of_kind = |at: &usize| patient.damage.sick.get(*at).is_some_and(|sick| sick.kind == kind);
+        let blocks: Vec<usize> = whole.iter().copied().filter(of_kind).collect();
+        let mut packer = Packer::new(compression)?;
+        for (at, right, bytes) in repeat(run, patient, &want, &blocks, kind, &mut packer)? {
+            names.entry(at).or_default().push(right);
+            patient.healing.bytes += bytes;
+        }
+    }
+    record(run, patient, names)
+}
+
+/// The blocks by their names; those of archives that the index does not know are left out.
+fn named<'s>(index: &Index, spots: impl Iterator<Item = &'s Spot>) -> Outcome<Vec<BlockName>> {
+    let mut names = Vec::new();
+    for spot in spots {
+        if let (Some(id), Ok(number)) = (index.archive_id(spot.archive)?, ArchiveNumber::new(spot.archive)) {
+            names.push(BlockName { number, id, block: spot.block });
+        }
+    }
+    Ok(names)
+}
+
+/// A block that was laid again: its place among the sick, its new name, its plaintext bytes.
+type Repeated = (usize, BlockName, u64);
+
+/// An archive of repeated blocks as it fills.
+struct Repeating {
+    assembly: Assembly,
+    /// Of each block: its place among the sick, and its plaintext bytes.
+    blocks: Vec<(usize, u64)>,
+    chunks: usize,
+}
+
+impl Repeating {
+    fn has_room(&self, run: &Run, bytes: usize, chunks: usize) -> bool {
+        let most = run.env.archive_bytes.min(super::lay::ARCHIVE_BYTES_TARGET);
+        self.assembly.bytes() + bytes as u64 <= most
+            && self.blocks.len() + 2 < ARCHIVE_PARTS_MAX
+            && self.chunks + chunks <= ARCHIVE_CHUNKS_MAX
+    }
+
+    /// Finishes the archive and hands it to the one remote that lacks its content.
+    fn close(self, run: &Run, patient: &Patient) -> Outcome<Vec<Repeated>> {
+        self.assembly.close(self.blocks.len() as u32);
+        let ready: Ready = run.sealer.finish(&self.assembly)?;
+        let (number, id) = (ready.number, ready.id);
+        if let Some(work) = sender(run, patient.at) {
+            // A remote that has left takes nothing.
+            let _ = work.send(Work::Archive(Arc::new(ready)));
+        }
+        let numbered = (0u32..).zip(self.blocks);
+        Ok(numbered.map(|(block, (at, bytes))| (at, BlockName { number, id, block }, bytes)).collect())
+    }
+}
+
+/// Lays, seals and sends these blocks again, each as a block of its own.
+fn repeat(
+    run: &Run,
+    patient: &Patient,
+    want: &Want,
+    blocks: &[usize],
+    kind: Kind,
+    packer: &mut Packer,
+) -> Outcome<Vec<Repeated>> {
+    let mut made = Vec::new();
+    let mut open: Option<Repeating> = None;
+    for at in blocks {
+        let (mut plain, mut entries) = (run.sealer.flights.buffers.take(), Vec::new());
+        for (id, bytes) in patient.sick(*at)?.chunks.iter().flatten() {
+            if let Some(content) = want.content(id) {
+                plain.extend_from_slice(content);
+                entries.push(TableEntry { id: *id, bytes: *bytes });
+            }
+        }
+        // All of it lies elsewhere already.
+        if entries.is_empty() {
+            continue;
+        }
+        let bytes = content(&plain).len();
+        if let Some(full) = open.take_if(|open| !open.has_room(run, bytes, entries.len())) {
+            made.extend(full.close(run, patient)?);
+        }
+        let permit = run.budget.acquire(bytes as u64).ok_or_else(stopped)?;
+        let filling = match &mut open {
+            Some(open) => open,
+            none => {
+                let assembly = Assembly::healing(run.numbers.lock().take()?, kind);
+                none.insert(Repeating { assembly, blocks: Vec::new(), chunks: 0 })
+            }
+        };
+        let block = filling.blocks.len() as u32;
+        filling.assembly.grow(bytes as u64);
+        filling.chunks += entries.len();
+        filling.blocks.push((*at, bytes as u64));
+        run.sealer.seal_block(packer, &filling.assembly, block, plain, entries, Some(permit))?;
+    }
+    if let Some(last) = open {
+        made.extend(last.close(run, patient)?);
+    }
+    Ok(made)
+}
+
+fn sender<'r>(run: &'r Run, at: usize) -> Option<&'r Sender<Work>> {
+    run.work.iter().find(|(remote, _)| *remote == at).map(|(_, work)| work)
+}
+
+/// Signs and sends what stands for which block, and remembers what the sink has taken.
+fn record(run: &Run, patient: &mut Patient, names: HashMap<usize, Vec<BlockName>>) -> Outcome<()> {
+    let mut all: Vec<(usize, Vec<BlockName>)> =
+        names.into_iter().filter(|(_, rights)| (1..=RIGHTS_MAX).contains(&rights.len())).collect();
+    all.sort_unstable_by_key(|(at, _)| *at);
+    let failed = |e: shared::codec::FormatError| Failure::new("substitute", Exit::Failed, e.to_string());
+    for part in all.chunks(PAIRS_MAX) {
+        let mut pairs = Vec::with_capacity(part.len());
+        for (at, rights) in part {
+            let sick = patient.sick(*at)?;
+            let number = ArchiveNumber::new(sick.spot.archive).map_err(|_| crate::index::Corrupt)?;
+            let left = BlockName { number, id: sick.id, block: sick.spot.block };
+            pairs.push(SubstitutePair { left, right: List::new(rights.clone()).map_err(failed)? });
+        }
+        let (source, lineage) = (run.env.source, run.env.lineage);
+        let record = Substitute { source, lineage, pairs: List::new(pairs).map_err(failed)? };
+        let record = sign(record, &run.env.signing).map_err(failed)?;
+        if !send(run, patient, record)? {
+            patient.closed = true;
+            return Ok(());
+        }
+        let (clock, since) = patient.damage.clock;
+        let now = clock.saturating_add(i64::try_from(since.elapsed().as_secs() + 1).unwrap_or(i64::MAX));
+        let spots = part.iter().filter_map(|(at, _)| Some(patient.damage.sick.get(*at)?.spot));
+        run.env.index.note_healed(&patient.facts, spots, now)?;
+        for (at, _) in part {
+            if let Some(sick) = patient.damage.sick.get_mut(*at) {
+                sick.healed = true;
+                patient.damage.listed.remove(&sick.spot);
+                patient.healing.healed += 1;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sends a record behind the archives that it names; false if the remote does not take it.
+fn send(run: &Run, patient: &Patient, record: shared::signature::Verified<Substitute>) -> Outcome<bool> {
+    let Some(work) = sender(run, patient.at) else { return Ok(false) };
+    let (reply, replies) = unbounded();
+    // A remote that has left answers nothing.
+    let _ = work.send(Work::Substitute(Arc::new(record), reply));
+    loop {
+        match replies.recv_timeout(Duration::from_millis(200)) {
+            Ok(Ok(())) => return Ok(true),
+            Ok(Err(failure)) => {
+                let name = run.env.remotes[patient.at].dial.name();
+                (run.env.warned)(&format!("{name}: nothing more is healed: {}", shown(failure.message.as_bytes())));
+                return Ok(false);
+            }
+            Err(RecvTimeoutError::Timeout) => run.stop.check()?,
+            // It has ended, and says why by itself.
+            Err(RecvTimeoutError::Disconnected) => return Ok(false),
+        }
+    }
+}
+
+/// After all sets were committed: blocks whose chunks lie elsewhere by now, sent again as new data.
+pub fn after(run: &Run, patients: &mut [Patient]) -> Outcome<()> {
+    for patient in patients.iter_mut().filter(|patient| !patient.closed) {
+        let elsewhere = Elsewhere::new(&run.env.index, &patient.facts)?;
+        let mut names = HashMap::new();
+        for (at, sick) in patient.damage.sick.iter().enumerate().filter(|(_, sick)| !sick.healed) {
+            let Some(chunks) = &sick.chunks else { continue };
+            let mut spots = BTreeSet::new();
+            let mut whole = true;
+            for (id, _) in chunks {
+                match elsewhere.find(&patient.damage, id)? {
+                    Some(spot) => drop(spots.insert(spot)),
+                    None => whole = false,
+                }
+                if !whole || spots.len() > RIGHTS_MAX {
+                    break;
+                }
+            }
+            if whole {
+                let rights = named(&run.env.index, spots.iter())?;
+                if rights.len() == spots.len() {
+                    names.insert(at, rights);
+                }
+            }
+        }
+        record(run, patient, names)?;
+    }
+    Ok(())
+}
