@@ -153,7 +153,9 @@ class Tree(Set):
             if 200 <= sum(len(names) for _, _, names in os.walk(folder)) <= 2000:
                 folders.append(os.path.relpath(folder, self.path))
                 inner.clear()
-        plan = {"edited": edited, "renamed": renamed, "deleted": deleted, "added": len(like), "moved": numbers.sample(folders, min(2, len(folders)))}
+        moved = numbers.sample(folders, min(2, len(folders)))
+        times = {os.path.relpath(folder, self.path): os.stat(folder).st_mtime_ns for folder, _, _ in os.walk(self.path)}
+        plan = {"edited": edited, "renamed": renamed, "deleted": deleted, "added": len(like), "moved": moved, "times": times}
         self.plan_file.write_text(json.dumps(plan))
 
     def edit(self, numbers, path, copy, at):
@@ -191,6 +193,8 @@ class Tree(Set):
             target.rename(source)
         (self.path / "new-files").rmdir()
         self.swap(plan)
+        for folder, time in plan["times"].items():
+            os.utime(self.path / folder, ns=(time, time))
 
 
 class Many(Set):

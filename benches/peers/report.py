@@ -36,15 +36,15 @@ def medians(records):
     return found
 
 
-def cell(value, own, text):
+def cell(name, value, own, text):
     """A figure and how many times Pawl's it is."""
-    if own is None or not own:
+    if name == "pawl" or not own:
         return text
     return f"{text} ({value / own:.2f})" if value / own < 9.995 else f"{text} ({value / own:.0f})"
 
 
 def mib(value):
-    return f"{value / MIB:.1f}" if value < 100 * MIB else f"{value / MIB:.0f}"
+    return f"{value / MIB:.0f}" if value >= 100 * MIB else f"{value / MIB:.1f}" if value >= MIB else f"{value / MIB:.3f}"
 
 
 def cases_table(results, names, cases):
@@ -59,13 +59,13 @@ def cases_table(results, names, cases):
             walls = figures["walls"]
             spread = f" [{min(walls):.2f}–{max(walls):.2f}]" if len(walls) > 1 else ""
             row = [
-                case, name, cell(figures["wall"], own.get("wall"), f"{figures['wall']:.2f}") + spread,
-                cell(figures["cpu"], own.get("cpu"), f"{figures['cpu']:.2f}"),
+                case, name, cell(name, figures["wall"], own.get("wall"), f"{figures['wall']:.2f}") + spread,
+                cell(name, figures["cpu"], own.get("cpu"), f"{figures['cpu']:.2f}"),
                 f"{figures['cpu_client']:.1f} + {figures['cpu_sink']:.1f}",
                 f"{mib(figures['client_largest'])} / {mib(figures['client_sum'])}",
                 f"{mib(figures['sink_largest'])} / {mib(figures['sink_sum'])}",
-                cell(figures["sent"], own.get("sent"), mib(figures["sent"])), mib(figures["received"]),
-                cell(figures["rest"], own.get("rest"), mib(figures["rest"])), mib(figures["allocated"]),
+                cell(name, figures["sent"], own.get("sent"), mib(figures["sent"])), mib(figures["received"]),
+                cell(name, figures["rest"], own.get("rest"), mib(figures["rest"])), mib(figures["allocated"]),
             ]
             lines.append("| " + " | ".join(row) + " |")
     return lines
@@ -84,7 +84,8 @@ def goals_table(results):
     lines = ["| case | what | at most | is | figures | |", "|---|---|---|---|---|---|"]
     for row in goals.Goals(results).all():
         met = "met" if row["met"] else "**missed**"
-        value = f"{row['value']:.4f}" if row["limit"] < 0.01 else f"{row['value']:.2f}"
+        near = abs(row["value"] - row["limit"]) < 0.01 * row["limit"] or row["limit"] < 0.01
+        value = f"{row['value']:.4f}" if near else f"{row['value']:.2f}"
         lines.append(f"| {row['case']} | {row['what']} | {row['limit']:g} | {value} | {row['against']} | {met} |")
     return lines
 
@@ -106,8 +107,9 @@ def markdown(records, order):
     results = medians(records)
     head = next((record["head"] for record in reversed(records) if "head" in record), [])
     cases = [case for (name, case) in results if name == "pawl"] or sorted({case for name, case in results if name != "limit"})
-    parts = [head, cases_table(results, order, cases), ["The machine without a backup program:", ""] + limits_table(results),
-             ["Goals:", ""] + goals_table(results), ["Restores:", ""] + notes(records)]
+    parts = [head, cases_table(results, order, cases)]
+    for title, lines in (("The machine without a backup program", limits_table(results)), ("Goals", goals_table(results)), ("Restores", notes(records))):
+        parts.append([f"{title}:", "", *lines])
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
