@@ -48,7 +48,7 @@ def mib(value):
 
 
 def cases_table(results, names, cases):
-    head = "| case | program | wall s | CPU s, both ends | of it client + sink | peak MiB, client: largest / sum | sink: largest / sum | sent MiB | received MiB | at rest MiB | allocated |"
+    head = "| case | program | wall s | CPU s, both ends | of it client + sink | peak MiB, client: largest / sum | sink: largest / sum | sent MiB | received MiB | at rest MiB | allocated | state of the source MiB |"
     lines = [head, "|---" * head.count(" |") + "|"]
     for case in cases:
         own = results.get(("pawl", case), {})
@@ -65,7 +65,7 @@ def cases_table(results, names, cases):
                 f"{mib(figures['client_largest'])} / {mib(figures['client_sum'])}",
                 f"{mib(figures['sink_largest'])} / {mib(figures['sink_sum'])}",
                 cell(name, figures["sent"], own.get("sent"), mib(figures["sent"])), mib(figures["received"]),
-                cell(name, figures["rest"], own.get("rest"), mib(figures["rest"])), mib(figures["allocated"]),
+                cell(name, figures["rest"], own.get("rest"), mib(figures["rest"])), mib(figures["allocated"]), mib(figures["state"]),
             ]
             lines.append("| " + " | ".join(row) + " |")
     return lines
