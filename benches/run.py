@@ -5,14 +5,13 @@
     benches/run.py --peers                                              and borg, restic, rustic, bupstash: what is installed
     benches/run.py --report FILE.jsonl [--markdown FILE]                only the tables of earlier runs
 
-Needs root (it makes a user for the sink and starts its own sshd on 127.0.0.1), about 45 GiB of disk, release builds.
+Needs root (it makes a user for the sink and starts its own sshd on 127.0.0.1), about 30 GiB of disk, release builds.
 `benches/peers/install` installs the other programs into a directory that `--peer-bin` names.
 
 Each round runs every program in turn, and in another order each time: a forced command for each, encryption on, default
 settings, source and sink on the same processors, page cache warm. Data sets are made once and kept (peers/datasets.py).
-What is measured, and how exactly: peers/machine.py. What Pawl is held to: peers/goals.py. Every restore goes into a
-directory of its own, is compared with its source, and is removed at the end of all: ext4 gives no inode number out again
-for some minutes, and searches long for another one, so what runs right behind a removal measures that search.
+What is measured, and how exactly: peers/machine.py. What Pawl is held to: peers/goals.py. Every restore goes into an ext4
+that is new and empty, and is compared with its source.
 """
 
 import argparse

@@ -7,14 +7,16 @@ import shutil
 import time
 
 from . import compare
-from .machine import MIB, Command, Failed, run
+from .machine import MIB, Command, Failed, Scratch, run
 
 GROUPS = ("limits", "tree", "many", "random", "image", "dump")
 # Read, written or held by the larger cases; the others need little.
 LARGE = 2560 * MIB
 SMALL = 512 * MIB
-# ext4 gives a removed file's number out again only after some minutes, and searches past it until then.
+# Repositories of earlier rounds stay while there is room: what is made right behind a removal is slow (machine.Scratch).
+ROOM = 16 << 30
 SETTLE_SECONDS = 330
+SCRATCH_GIB = 6
 
 
 class Runner:
@@ -22,12 +24,14 @@ class Runner:
         self.bench, self.sets, self.out, self.unchanged = bench, sets, out, unchanged
         self.restored = bench.work / "restored"
         self.restored.mkdir()
+        self.scratches = []
         self.round = self.targets = 0
         self.sizes = {name: each.size()[1] for name, each in sets.items()}
 
     def target(self):
         self.targets += 1
-        return self.restored / str(self.targets)
+        self.scratches.append(Scratch(self.restored, str(self.targets), SCRATCH_GIB))
+        return self.scratches[-1].target
 
     def write(self, line):
         with open(self.out, "a") as out:
@@ -61,6 +65,9 @@ class Runner:
                     check()
             except Failed as failed:
                 self.record(program, name, {"failed": str(failed)})
+            finally:
+                while self.scratches:
+                    self.scratches.pop().remove()
 
     def one_round(self, programs, wanted):
         self.round += 1
@@ -72,15 +79,15 @@ class Runner:
 
     def room(self):
         """Removes what earlier rounds left, if the disk is too full for another one."""
-        if shutil.disk_usage(self.bench.work).free > 30 << 30:
+        if shutil.disk_usage(self.bench.work).free > ROOM:
             return
         self.remove()
         time.sleep(SETTLE_SECONDS)
 
     def remove(self):
-        for folder in (self.restored, self.bench.sink_home, self.bench.clients):
+        for folder in (self.bench.sink_home, self.bench.clients):
             for each in folder.iterdir():
-                shutil.rmtree(each, ignore_errors=True) if each.is_dir() else each.unlink()
+                shutil.rmtree(each)
 
     def warm(self, path):
         run("bash", "-c", f"tar -cf - -C / '{str(path).lstrip('/')}' | cat > /dev/null")

@@ -225,6 +225,25 @@ def orphans(timeout=20):
     raise Failed("a process that was started does not end")
 
 
+class Scratch:
+    """An ext4 that is new and empty, to restore into: a sparse file behind a loop device. On a file system in use the
+    numbers of files that were removed within the last minutes are in the way of each new one."""
+
+    def __init__(self, folder, name, gib):
+        self.image, self.folder = folder / f"{name}.ext4", folder / name
+        self.folder.mkdir()
+        with open(self.image, "wb") as out:
+            out.truncate(gib << 30)
+        run("mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", self.image)
+        run("mount", "-o", "loop,nodiscard", self.image, self.folder)
+        self.target = self.folder / "restored"
+
+    def remove(self):
+        run("umount", self.folder)
+        self.image.unlink()
+        self.folder.rmdir()
+
+
 # ---- the machine
 
 
