@@ -11,8 +11,9 @@ use std::ffi::OsString;
 use std::path::Path;
 
 /// Counted calls: what is done for each file, directory, archive or session.
-const CALLS: [&str; 17] = [
+const CALLS: [&str; 18] = [
     "openat",
+    "openat2",
     "newfstatat",
     "fstat",
     "statx",

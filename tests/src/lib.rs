@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod chance;
+pub mod costs;
 pub mod craft;
 pub mod load;
 pub mod place;

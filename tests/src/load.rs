@@ -84,7 +84,8 @@ fn children(process: u32) -> Vec<u32> {
     lists.flat_map(|list| list.split_whitespace().map(|id| id.parse().unwrap()).collect::<Vec<_>>()).collect()
 }
 
-fn field(process: u32, name: &str) -> Option<u64> {
+/// A number of `/proc/PROCESS/status`, in KiB where that is its unit.
+pub fn field(process: u32, name: &str) -> Option<u64> {
     let status = std::fs::read_to_string(PathBuf::from(format!("/proc/{process}/status"))).ok()?;
     let value = status.lines().find_map(|line| line.strip_prefix(name))?;
     value.split_whitespace().next()?.parse().ok()

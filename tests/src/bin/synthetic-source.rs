@@ -71,7 +71,8 @@ fn main() {
         let file = fs::File::create_new(layout.object(&name, &Name::Archive(lineage, number))).unwrap();
         file.write_all_at(region.as_bytes(), 0).unwrap();
         file.write_all_at(&sealed.bytes, bytes - sealed.bytes.len() as u64).unwrap();
-        let known = ArchiveFacts { number, id: region.id(), kind: Kind::Data, session, bytes, table: &table, heals: false };
+        let known =
+            ArchiveFacts { number, id: region.id(), kind: Kind::Data, session, bytes, table: &table, heals: false };
         index.acknowledge(&facts, &known, true).unwrap();
         if (at + 1) % (archives.div_ceil(10)) == 0 {
             println!("{} ids: {:.1} s", (at + 1) * blocks * chunks, began.elapsed().as_secs_f64());

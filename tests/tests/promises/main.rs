@@ -4,6 +4,7 @@
 mod big;
 mod cli_contract;
 mod clone;
+mod costs;
 mod crash;
 mod deploy;
 mod full_disk;
