@@ -238,7 +238,7 @@ def series(figures, key, exclude=()):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["archives", "files", "snapshots", "plot"])
-    parser.add_argument("--sizes", help="default: 100 to 156,250 archives, 10,000 to 1,000,000 files, 1 to 1,000 snapshots")
+    parser.add_argument("--sizes", help="default: 100 to 156,250 archives, 10,000 to 1,000,000 files, 1 to 900 snapshots (a sink takes 1,000 a day)")
     parser.add_argument("--bin", type=Path, default=ROOT / "target/release")
     parser.add_argument("--work", type=Path, default=Path("/var/tmp/pawl-bench-growth"))
     parser.add_argument("--pictures", type=Path, default=ROOT / "docs/performance")
@@ -258,7 +258,7 @@ def main():
                 print(growth_table(part, known))
         return
     bench = Bench(options)
-    default = {"archives": "100,1000,10000,100000,156250", "files": "10000,100000,1000000", "snapshots": "1,10,100,1000"}
+    default = {"archives": "100,1000,10000,100000,156250", "files": "10000,100000,1000000", "snapshots": "1,10,100,900"}
     sizes = [int(size) for size in (options.sizes or default[options.part]).split(",")]
     options.work.mkdir(parents=True, exist_ok=True)
     try:

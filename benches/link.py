@@ -94,6 +94,7 @@ def emulate(devices, options, report):
     # A link does not wait for a processor: a late packet looks like a queue to TCP.
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
     signal.signal(signal.SIGUSR1, lambda *_: asked.append(True))
+    Path(f"{report}.ready").touch()
     while True:
         if asked:
             asked.clear()
@@ -158,9 +159,12 @@ class Link:
             route = ["ip", "-n", space, "route", "replace", ADDRESSES[1 - at], "dev", f"pawl-tun{at}"]
             run(*route, "src", ADDRESSES[at], "congctl", control)
         options = json.dumps({"mbit": self.mbit, "rtt": self.rtt, "loss": loss})
+        ready = self.work / "flights.ready"
+        ready.unlink(missing_ok=True)
         words = [sys.executable, __file__, "--emulate", *map(str, self.devices), options, str(self.work / "flights")]
         self.process = subprocess.Popen(words, pass_fds=self.devices)
-        time.sleep(0.3)
+        while not ready.exists():
+            time.sleep(0.05)
 
     def counted(self):
         """Flights of the newest connection and bytes of packets each way since the last call."""
@@ -168,6 +172,8 @@ class Link:
         report.unlink(missing_ok=True)
         self.process.send_signal(signal.SIGUSR1)
         while not report.exists():
+            if self.process.poll() is not None:
+                sys.exit("the emulator has ended")
             time.sleep(0.02)
         return json.loads(report.read_text())
 
@@ -409,10 +415,11 @@ class Bench:
         """The same bytes over TCP alone: what the link carries."""
         address = (ADDRESSES[1], 5001)
         take = f"import socket; s = socket.create_server({address}); c = s.accept()[0]\nwhile c.recv(1 << 18): pass\nc.send(b'x')"
-        give = (f"import socket; s = socket.create_connection({address}); d = bytes(1 << 18)\n"
+        give = (f"import socket; d = bytes(1 << 18); s = socket.create_connection({address})\n"
                 f"for _ in range({mib * 4}): s.sendall(d)\ns.shutdown(1); s.recv(1)")
         taker = subprocess.Popen(inside(1, sys.executable, "-c", take))
-        time.sleep(1)
+        while ":5001" not in run(*inside(1, "ss", "-tln")):
+            time.sleep(0.1)
         with locked(self.options.lock):
             done = self.rig.measure(inside(0, sys.executable, "-c", give))
         taker.wait()
@@ -485,6 +492,7 @@ def main():
     parser.add_argument("--mib", type=int, default=256, help="of incompressible data")
     parser.add_argument("--lossy-mib", type=int, default=16, help="the same on a line with loss")
     parser.add_argument("--loss", type=float, default=0.01)
+    parser.add_argument("--controls", default="cubic,bbr", help="TCP's congestion controls to try with loss")
     parser.add_argument("--only", choices=["protocol", "clean", "loss"])
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--lock", type=Path, help="a file to lock while something is measured")
@@ -502,7 +510,7 @@ def main():
                 bench.case(door, "cubic", 0, options.mib)
             bench.case("sshd", "bbr", 0, options.mib)
         if options.only in (None, "loss"):
-            for control in ("cubic", "bbr"):
+            for control in options.controls.split(","):
                 bench.link.set(options.loss, control)
                 bench.tcp(options.lossy_mib, control, options.loss)
                 for connections in (1, 4, 8):
