@@ -3,8 +3,8 @@
 import math
 from html import escape
 
-WIDTH, HEIGHT = 760, 440
-LEFT, RIGHT, TOP, BOTTOM = 70, 200, 40, 56
+WIDTH, HEIGHT = 830, 440
+LEFT, RIGHT, TOP, BOTTOM = 70, 260, 40, 56
 # Told apart by people who see few colours too, on white as on black.
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#8a63d2", "#7f7f7f"]
 STYLE = """
