@@ -361,10 +361,16 @@ impl Pusher {
     }
 
     fn lost(&mut self, failure: Failure) -> Outcome<()> {
-        // The other half may know better why: a refusal, a lie.
-        let better = self.link.as_ref().and_then(|link| {
+        // Of a lost line the other half may know better why: a refusal, a lie. A refusal is the reason itself, and what
+        // was asked behind it is refused because of it.
+        let link = self.link.as_ref().filter(|_| is_lost(&failure));
+        let better = link.and_then(|link| {
             let answers = std::iter::from_fn(|| link.answers.recv_timeout(Duration::from_millis(200)).ok());
-            answers.filter_map(Result::err).find(|other| !is_lost(other))
+            let why = |answered| match answered {
+                Ok((_, Answer::Refused(Refusal { failure, .. }))) | Err(failure) => Some(failure),
+                Ok(_) => None,
+            };
+            answers.filter_map(why).find(|other| !is_lost(other))
         });
         let failure = better.unwrap_or(failure);
         self.part();

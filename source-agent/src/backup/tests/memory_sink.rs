@@ -66,6 +66,8 @@ pub struct MemorySink {
     connections: AtomicUsize,
     whole_lists: Arc<AtomicUsize>,
     trips: Arc<Trips>,
+    /// Takes no new session.
+    full: Arc<AtomicBool>,
 }
 
 /// Round trips of the newest connection, counted by a sink that answers as late as it may.
@@ -104,12 +106,16 @@ impl MemorySink {
             connections: AtomicUsize::new(0),
             whole_lists: Arc::default(),
             trips: Arc::default(),
+            full: Arc::default(),
         }
     }
     /// From now on nothing is answered that the sender need not wait for, before that comes for which it must wait: who
     /// waits all the same waits for ever. So what is counted are the round trips that cannot be done without.
     pub fn answer_late(&self) {
         self.trips.late.store(true, Ordering::Relaxed);
+    }
+    pub fn refuse_envelopes(&self) {
+        self.full.store(true, Ordering::Relaxed);
     }
     pub fn trips(&self) -> usize {
         self.trips.count.load(Ordering::Relaxed)
@@ -250,10 +256,11 @@ impl Dial for MemorySink {
         let (silent, lying, told) = (Arc::clone(&self.silent), Arc::clone(&self.lying), self.told.clone());
         let key = SigningKey::from_seed(&self.key.seed());
         let (next_number, whole_lists) = (Arc::clone(&self.next_number), Arc::clone(&self.whole_lists));
-        let trips = Arc::clone(&self.trips);
+        let (trips, full) = (Arc::clone(&self.trips), Arc::clone(&self.full));
         // Who waits for a silent sink in a test waits for ever; who should not have waited, not so long.
         let patience = Duration::from_secs(if trips.late.load(Ordering::Relaxed) { 60 } else { 86_400 });
-        let serving = Serving { held, cut, cut_receipt, silent, lying, next_number, whole_lists, trips, told, key };
+        let serving =
+            Serving { held, cut, cut_receipt, silent, lying, next_number, whole_lists, trips, full, told, key };
         let (pipe, _thread) = patient(Ending::default(), patience, move |sink| serving.serve(sink));
         greet(pipe, &self.name, &self.key.verify_key(), Greeting::Push { source: SOURCE, lineage: LINEAGE })
     }
@@ -268,6 +275,7 @@ struct Serving {
     next_number: Arc<AtomicI64>,
     whole_lists: Arc<AtomicUsize>,
     trips: Arc<Trips>,
+    full: Arc<AtomicBool>,
     told: Sender<()>,
     key: SigningKey,
 }
@@ -325,6 +333,9 @@ impl Serving {
     fn answer(&self, request: PushRequest, sink: &mut Sink) -> Option<Reply> {
         Some(match request {
             PushRequest::Query(query) => self.query(query, sink),
+            PushRequest::PutEnvelope(_) if self.full.load(Ordering::Relaxed) => {
+                Reply::Refused(Refused::new(RefusalCode::Cap, "too many envelopes today"))
+            }
             PushRequest::PutEnvelope(bytes) => {
                 let digest = verified::<shared::format::Envelope>(&bytes).digest();
                 self.held.lock().envelopes.insert(SessionId::new(*digest.as_bytes()), bytes);
@@ -362,7 +373,8 @@ impl Serving {
         let envelope = region.envelope.clone().verify(&own()).unwrap();
         let session = SessionId::new(*envelope.digest().as_bytes());
         assert_eq!(index.session, session);
-        assert!(self.held.lock().envelopes.contains_key(&session), "the envelope comes first");
+        let enveloped = self.held.lock().envelopes.contains_key(&session);
+        assert!(enveloped || self.full.load(Ordering::Relaxed), "the envelope comes first");
         let mut parts = Vec::new();
         while (parts.len() as u64) < index.parts_bytes() {
             match sink.push_request()? {
@@ -378,6 +390,9 @@ impl Serving {
             let (one, more) = rest.split_at(part.bytes as usize);
             assert_eq!(Digest::of(one), part.hash);
             rest = more;
+        }
+        if !enveloped {
+            return Some(Reply::Refused(Refused::new(RefusalCode::NotFound, "no envelope")));
         }
         if self.cut.fetch_sub(1, Ordering::Relaxed) == 0 {
             return None;

@@ -45,3 +45,16 @@ fn a_lost_index_is_made_again_in_one_round_trip() {
     assert!(sink.trips_before_data().is_none_or(|trips| trips == 3));
     assert!((5..=6).contains(&sink.trips()), "{}", sink.trips());
 }
+
+#[test]
+fn an_envelope_that_is_refused_is_why_the_run_failed() {
+    let world = World::new(1);
+    let sink = &world.sinks[0];
+    world.write("big", &noise(5 << 20, 1));
+    sink.refuse_envelopes();
+    let report = world.run();
+    // What was sent behind it was refused as well, for want of an envelope.
+    let failure = report.remotes[0].failure.as_ref().unwrap();
+    assert!(failure.message.contains("too many envelopes today"), "{failure}");
+    assert!(sink.archives().is_empty() && sink.heads() == 0);
+}
