@@ -15,6 +15,7 @@ that is new and empty, and is compared with its source.
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -66,11 +67,13 @@ def measured(options):
     head = [f"- {name}: {each.describe()}" for name, each in sets.items()]
     head += [f"- {program.name}: {program.version()}; {program.note}" for program in found]
     print("\n".join(head), flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
     runner.write({"head": head})
     try:
         for _ in range(options.runs):
             runner.one_round(found, options.cases.split(","))
     finally:
+        bench.end()
         runner.remove()
     return out
 

@@ -85,6 +85,8 @@ class Runner:
         time.sleep(SETTLE_SECONDS)
 
     def remove(self):
+        while self.scratches:
+            self.scratches.pop().remove()
         for folder in (self.bench.sink_home, self.bench.clients):
             for each in folder.iterdir():
                 shutil.rmtree(each)

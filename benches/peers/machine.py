@@ -256,7 +256,7 @@ class Bench:
         self.authorized = {}  # lines of authorized_keys, by program
         self.hosts = {}  # blocks of ssh_config, by alias
         self.port = free_port()
-        self.sshd = None
+        self.sshd = self.client = None
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         shutil.rmtree(work, ignore_errors=True)
         for folder in (self.sink_home, self.clients, self.bin):
@@ -341,6 +341,18 @@ class Bench:
         text = (self.work / "sshd.log").read_text(errors="replace")
         return seconds(used), self.wire.finish(text.count("Connection from "))
 
+    def end(self):
+        """Whatever happened: nothing of ours goes on."""
+        if self.client is not None and self.client.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.client.pid, signal.SIGKILL)
+            self.client.wait()
+        if self.sshd is not None and self.sshd.returncode is None:
+            for pid in reversed(below(self.sshd.pid)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            self.sshd.wait()
+
     @contextlib.contextmanager
     def serving(self):
         """For commands that are not measured."""
@@ -360,8 +372,8 @@ class Bench:
         busy = busy_seconds()
         with open(errors, "wb") as err, open(command.stdin or os.devnull, "rb") as stdin, open(command.stdout or os.devnull, "wb") as out:
             begun = time.monotonic()
-            client = subprocess.Popen(command.argv(), stdin=stdin, stdout=out, stderr=err, cwd=command.cwd or self.work,
-                                      env=self.environment(command.env), start_new_session=True)
+            client = self.client = subprocess.Popen(command.argv(), stdin=stdin, stdout=out, stderr=err,
+                                                    cwd=command.cwd or self.work, env=self.environment(command.env), start_new_session=True)
             client_peaks = Peaks(client.pid, itself=True)
             sampler = Sampler(client_peaks, sink_peaks)
             sampler.start()
