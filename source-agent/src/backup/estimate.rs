@@ -3,7 +3,7 @@
 use super::numbers::Numbers;
 use super::outcome::Met;
 use super::stop::Stop;
-use super::store::{Shared, Store};
+use super::store::{LoadedOnce, Shared, Store};
 use super::{Env, Everywhere, Flights, Input, SetPlan, lay, set, tree, users, walk};
 use crate::backup::budget::Budget;
 use crate::index::series::{SeriesIndex, SeriesReader};
@@ -13,7 +13,7 @@ use crate::report::Outcome;
 use crossbeam_channel::unbounded;
 use parking_lot::Mutex;
 use std::collections::HashSet;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A run that is over before this needs no estimate.
@@ -56,7 +56,7 @@ fn count(
         budget: Budget::new(0),
         stop,
         met: Arc::clone(&met),
-        filter: OnceLock::new(),
+        filter: LoadedOnce::default(),
     };
     let (changes, _nobody) = unbounded();
     let output = tree::Output::new(changes);

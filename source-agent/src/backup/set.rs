@@ -12,7 +12,7 @@ use super::pages::Pages;
 use super::push::{CommitJob, Committed, Work};
 use super::read::{ReadShared, Reader};
 use super::stop::{Stop, stopped};
-use super::store::{Keep, Shared, Store};
+use super::store::{Keep, LoadedOnce, Shared, Store};
 use super::tree::{Output, Top, TreeChange};
 use super::users::Users;
 use super::walk::{Plan, Walk};
@@ -34,7 +34,7 @@ use shared::id::{ArchiveId, Digest, Salt, Series, SessionId};
 use shared::signature::Plain;
 use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Files that wait for a reader.
@@ -142,7 +142,7 @@ impl Run<'_> {
             budget: Arc::clone(&self.budget),
             stop: Arc::clone(&self.stop),
             met: Arc::clone(&met),
-            filter: OnceLock::new(),
+            filter: LoadedOnce::default(),
         };
         let look = Look { force, all_usable };
         let (top, fresh) = self.pipeline(set, &shared, &index, &series, seal_jobs, look, started)?;

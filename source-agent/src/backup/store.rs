@@ -12,6 +12,7 @@ use crate::index::uses::Spot;
 use crate::index::{Index, Lookup};
 use crate::report::{Exit, Failure, Outcome};
 use crate::tree::ChunkRef;
+use parking_lot::Mutex;
 use shared::id::{ArchiveNumber, ChunkId};
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
@@ -29,7 +30,14 @@ pub struct Shared<'a> {
     pub stop: Arc<Stop>,
     pub met: Arc<Met>,
     /// Loaded with the first chunk: an unchanged run asks for none.
-    pub filter: OnceLock<Filter>,
+    pub filter: LoadedOnce,
+}
+
+/// A filter that one thread loads while the others wait: with many ids it is large, and each would load its own.
+#[derive(Default)]
+pub struct LoadedOnce {
+    filter: OnceLock<Filter>,
+    loading: Mutex<()>,
 }
 
 impl Shared<'_> {
@@ -39,11 +47,21 @@ impl Shared<'_> {
     }
 
     fn filter(&self) -> Outcome<&Filter> {
+        self.filter.get(|| self.index.filter())
+    }
+}
+
+impl LoadedOnce {
+    /// The filter; loaded by `load` if there is none yet. After a failure the next one tries again.
+    fn get(&self, load: impl FnOnce() -> Outcome<Filter>) -> Outcome<&Filter> {
         if let Some(filter) = self.filter.get() {
             return Ok(filter);
         }
-        // Two threads may load it at once; one result stays.
-        let loaded = self.index.filter()?;
+        let _loading = self.loading.lock();
+        if let Some(filter) = self.filter.get() {
+            return Ok(filter);
+        }
+        let loaded = load()?;
         Ok(self.filter.get_or_init(|| loaded))
     }
 }
@@ -114,4 +132,31 @@ pub fn reference(id: ChunkId, bytes: usize, spot: Spot) -> Outcome<ChunkRef> {
 /// The place of a reference.
 pub fn spot(chunk: &ChunkRef) -> Spot {
     Spot { archive: chunk.archive.get(), block: chunk.block }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn a_filter_is_loaded_by_one_thread() {
+        let (once, loads) = (LoadedOnce::default(), AtomicUsize::new(0));
+        let load = || {
+            loads.fetch_add(1, Ordering::Relaxed);
+            Ok(Filter::new(1))
+        };
+        let failed = || Err(Failure::new("test", Exit::Failed, "not this time"));
+        assert!(once.get(failed).is_err());
+        let gate = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    gate.wait();
+                    assert!(once.get(load).is_ok());
+                });
+            }
+        });
+        assert_eq!(loads.load(Ordering::Relaxed), 1);
+    }
 }

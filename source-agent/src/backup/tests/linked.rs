@@ -6,7 +6,7 @@ use super::super::links::{Links, Turn};
 use super::super::meta;
 use super::super::outcome::Met;
 use super::super::read::{ReadShared, Reader};
-use super::super::store::{Shared, Store};
+use super::super::store::{LoadedOnce, Shared, Store};
 use super::super::tree::{Dir, Output, Own, TreeChange, release};
 use super::super::users::Users;
 use super::super::walk::ReadJob;
@@ -14,7 +14,6 @@ use super::*;
 use crate::index::record;
 use crate::tree::{Entry, Extent};
 use rustix::fs::{AtFlags, Mode, OFlags, statat};
-use std::sync::OnceLock;
 
 const OLD: &[u8] = b"what the file was at first";
 const NEW: &[u8] = b"another file with the same number";
@@ -44,7 +43,7 @@ fn read_names(steps: impl FnOnce(&World, &Links, &mut dyn FnMut(ReadJob), Vec<Re
         budget,
         stop: Arc::clone(&stop),
         met: Arc::clone(&met),
-        filter: OnceLock::new(),
+        filter: LoadedOnce::default(),
     };
     let (changes, changed) = unbounded();
     let (output, links, users) = (Output::new(changes), Links::default(), Users::read());
