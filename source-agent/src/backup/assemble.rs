@@ -173,6 +173,13 @@ impl Sealer {
                 self.flights.buffers.give(plain);
                 (Method::Zstd, buffer)
             }
+            // A small block must not hold the memory of a large one while it is on its way: its permit does not say so.
+            None if plain.capacity() > 2 * plain.len() => {
+                let mut buffer = begin_payload(content(&plain).len());
+                buffer.extend_from_slice(content(&plain));
+                self.flights.buffers.give(plain);
+                (Method::Stored, buffer)
+            }
             None => (Method::Stored, plain),
         };
         let place = self.place(assembly, block);

@@ -6,8 +6,8 @@
 mod assemble;
 pub mod budget;
 mod buffers;
-mod chunk;
-mod compress;
+pub mod chunk;
+pub mod compress;
 mod connect;
 mod content;
 mod estimate;

@@ -15,6 +15,8 @@ use std::sync::Arc;
 const WINDOW_BYTES: usize = 32 << 20;
 /// Extents of one window: holes and chunks that come from blocks which are here already take memory too.
 const WINDOW_EXTENTS: usize = 64 << 10;
+/// Archives of one window: their indexes and chunk tables are held.
+const WINDOW_ARCHIVES: usize = 64;
 /// Files below this are not worth threads.
 const SMALL_BYTES: u64 = 4 << 20;
 
@@ -25,11 +27,15 @@ enum Piece {
     Hole(u64),
 }
 
-/// Blocks to fetch, and the chunks that are wanted of each, in the order of archives.
+/// Blocks to fetch, and the chunks that are wanted of each, in the order of archives; and blocks that are here.
 #[derive(Default)]
 pub struct Wanted {
     archives: Vec<(Arc<OpenArchive>, BTreeSet<u32>)>,
+    /// Where in `archives` a number stands.
+    at: HashMap<u64, usize>,
     chunks: HashMap<(u64, u32), Vec<ChunkRef>>,
+    here: Found,
+    /// Memory of all these blocks, opened.
     bytes: usize,
 }
 
@@ -43,22 +49,37 @@ impl Wanted {
     pub fn archives(&self) -> impl Iterator<Item = (&Arc<OpenArchive>, Vec<u32>)> {
         self.archives.iter().map(|(open, blocks)| (open, blocks.iter().copied().collect()))
     }
+    fn is_full(&self, bytes: usize) -> bool {
+        self.bytes >= bytes || self.archives.len() >= WINDOW_ARCHIVES
+    }
 
-    /// Wants a chunk at the first place where it is to be sought, if that block is not here yet.
+    /// Wants a chunk at the first place where it is to be sought.
     fn add(&mut self, reader: &mut Reader<'_>, chunk: &ChunkRef) -> Outcome<()> {
         let Some(place) = reader.near(chunk)?.first().copied() else { return Ok(()) };
         if let Some(chunks) = self.chunks.get_mut(&place) {
             chunks.push(*chunk);
             return Ok(());
         }
+        if let Some((block, good)) = self.here.get_mut(&place) {
+            if !good.contains(&chunk.id) {
+                good.extend(block.fitting(&reader.namer, &[*chunk]));
+            }
+            return Ok(());
+        }
+        if let Some(block) = reader.cached(place) {
+            self.bytes += block.memory();
+            let good = block.fitting(&reader.namer, &[*chunk]);
+            self.here.insert(place, (block, good));
+            return Ok(());
+        }
         let Some((open, bytes)) = reader.absent(place)? else { return Ok(()) };
         self.chunks.insert(place, vec![*chunk]);
         self.bytes += bytes;
-        let at = self.archives.iter().rposition(|(known, _)| known.archive.name.number.get() == place.0);
-        match at {
-            Some(at) => drop(self.archives[at].1.insert(place.1)),
-            None => self.archives.push((open, BTreeSet::from([place.1]))),
-        }
+        let at = *self.at.entry(place.0).or_insert_with(|| {
+            self.archives.push((open, BTreeSet::new()));
+            self.archives.len() - 1
+        });
+        self.archives[at].1.insert(place.1);
         Ok(())
     }
 }
@@ -99,7 +120,7 @@ fn windows(reader: &mut Reader<'_>, entry: &Entry, bytes: usize, pieces: &Sender
     let mut extents = Extents::new(entry);
     loop {
         let (mut window, mut wanted, mut end) = (Vec::new(), Wanted::default(), Ok(()));
-        while wanted.bytes < bytes && window.len() < WINDOW_EXTENTS {
+        while !wanted.is_full(bytes) && window.len() < WINDOW_EXTENTS {
             crate::cli::check_interrupted()?;
             match extents.next(reader) {
                 Ok(Some((_, extent))) => {
@@ -119,21 +140,45 @@ fn windows(reader: &mut Reader<'_>, entry: &Entry, bytes: usize, pieces: &Sender
         if window.is_empty() {
             return end;
         }
-        let found = reader.fetch(&wanted)?;
-        let mut ready = Vec::with_capacity(window.len());
-        for extent in window {
-            match piece(reader, &found, extent) {
-                Ok(piece) => ready.push(piece),
-                Err(failure) => {
-                    end = Err(failure);
-                    break;
-                }
-            }
-        }
-        let ended = || Failure::new("internal", Exit::Failed, "the writing thread ended");
-        pieces.send(ready).map_err(|_| ended())?;
+        let mut found = reader.fetch(&wanted)?;
+        found.extend(wanted.here);
+        hand_over(reader, &found, window, bytes, pieces)?;
         end?;
     }
+}
+
+/// Hands a window over as pieces: in more than one part where much of it had to be sought elsewhere, and so was copied.
+/// What lies before a chunk that cannot be had is handed over too.
+fn hand_over(
+    reader: &mut Reader<'_>,
+    found: &Found,
+    window: Vec<Extent>,
+    bytes: usize,
+    pieces: &Sender<Vec<Piece>>,
+) -> Outcome<()> {
+    let send =
+        |ready| pieces.send(ready).map_err(|_| Failure::new("internal", Exit::Failed, "the writing thread ended"));
+    let (mut ready, mut copied) = (Vec::new(), 0);
+    for extent in window {
+        crate::cli::check_interrupted()?;
+        match piece(reader, found, extent) {
+            Ok(piece) => {
+                if let Piece::Bytes(copy) = &piece {
+                    copied += copy.len();
+                }
+                ready.push(piece);
+            }
+            Err(failure) => {
+                send(ready)?;
+                return Err(failure);
+            }
+        }
+        if copied >= bytes {
+            send(std::mem::take(&mut ready))?;
+            copied = 0;
+        }
+    }
+    send(ready)
 }
 
 fn piece(reader: &mut Reader<'_>, found: &Found, extent: Extent) -> Outcome<Piece> {
@@ -237,6 +282,43 @@ mod tests {
         let expected =
             [&content[..3000], &[0; 70_000], &content[3000..], &content[1000..3000], &content[..100]].concat();
         assert!(out == expected);
+    }
+
+    #[test]
+    fn a_chunk_that_comes_again_and_again_is_not_copied() {
+        let mut vault = Vault::new();
+        let (refs, _) = chunks(&mut vault, 20);
+        let repeated = vec![refs[3]; 20_000];
+        let head = vault.snapshot(vec![file_of("file", &refs)]);
+        let (source, head) = (vault.trusted(), vault.head(&head));
+        let identity = Identity::from_seed(&[7; 32]);
+        let mut reader = Reader::open(&mut vault, &source, head, &identity).unwrap();
+        for _ in 0..2 {
+            // The second time its block is here already.
+            let mut wanted = Wanted::default();
+            repeated.iter().for_each(|chunk| wanted.add(&mut reader, chunk).unwrap());
+            assert!(wanted.bytes < 2000, "one block counts once: {}", wanted.bytes);
+            let mut found = reader.fetch(&wanted).unwrap();
+            found.extend(wanted.here);
+            let piece = piece(&mut reader, &found, Extent::Chunk(refs[3])).unwrap();
+            assert!(matches!(piece, Piece::Chunk(..)));
+        }
+    }
+
+    #[test]
+    fn what_is_copied_is_handed_over_in_parts() {
+        let mut vault = Vault::new();
+        let (refs, _) = chunks(&mut vault, 40);
+        let head = vault.snapshot(vec![file_of("file", &refs)]);
+        let (source, head) = (vault.trusted(), vault.head(&head));
+        let identity = Identity::from_seed(&[7; 32]);
+        let mut reader = Reader::open(&mut vault, &source, head, &identity).unwrap();
+        // Nothing was found where it should be: all of it is sought, and copied.
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        let window = refs.iter().copied().map(Extent::Chunk).collect();
+        hand_over(&mut reader, &Found::new(), window, 1000, &sender).unwrap();
+        let parts: Vec<usize> = receiver.try_iter().map(|part| part.len()).collect();
+        assert_eq!(parts, [10, 10, 10, 10, 0]);
     }
 
     #[test]

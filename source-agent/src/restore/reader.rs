@@ -62,7 +62,7 @@ impl Block {
         self.content.get(*at..at + bytes)
     }
     /// Those of the chunks that are in it and are what their names say.
-    fn fitting(&self, namer: &ChunkNamer, wanted: &[ChunkRef]) -> HashSet<ChunkId> {
+    pub fn fitting(&self, namer: &ChunkNamer, wanted: &[ChunkRef]) -> HashSet<ChunkId> {
         let fits = |chunk: &&ChunkRef| {
             let content = self.get(&chunk.id).filter(|content| content.len() == chunk.bytes as usize);
             content.is_some_and(|content| open::is_chunk(namer, &chunk.id, content))
@@ -70,7 +70,7 @@ impl Block {
         wanted.iter().filter(fits).map(|chunk| chunk.id).collect()
     }
     /// Bytes of memory that it takes, about.
-    fn memory(&self) -> usize {
+    pub fn memory(&self) -> usize {
         self.content.len() + 64 * self.chunks.len()
     }
     pub fn chunks(&self) -> impl Iterator<Item = (&ChunkId, &[u8])> {
@@ -479,6 +479,11 @@ impl<'a> Reader<'a> {
         }
         parts.sort_unstable();
         Ok(parts)
+    }
+
+    /// A block that is here.
+    pub fn cached(&mut self, place: (u64, u32)) -> Option<Arc<Block>> {
+        self.blocks.get(&place)
     }
 
     /// Where a block is to be had that is not here: its archive, and the bytes of its content. `None` if it is here, has
