@@ -99,7 +99,7 @@ impl Pace<'_> {
 struct Facts {
     id: ArchiveId,
     blocks: u32,
-    /// Parts that the generation lacks, and parts that are damaged.
+    /// Parts that the generation lacks, and parts that are damaged: the chunk table also where readers refuse the region.
     absent: BTreeSet<u32>,
     damaged: BTreeSet<u32>,
     /// What is not among those is right: it was read, and nobody can change it any more.
@@ -110,7 +110,7 @@ impl Facts {
     fn sound(&self, id: ArchiveId, block: u32) -> Sound {
         match () {
             () if self.id != id || block >= self.blocks || self.absent.contains(&block) => Sound::Missing,
-            // Without the chunk table nobody finds what is in a block.
+            // Without the region or the chunk table nobody finds what is in a block.
             () if self.damaged.contains(&block) || self.damaged.contains(&self.blocks) => Sound::Damaged,
             () if self.proven => Sound::Proven,
             () => Sound::Unread,
@@ -206,10 +206,15 @@ impl Archives {
         }
     }
 
-    /// Blocks that a page's entry needs, that cannot be read, and that no others stand for.
+    /// Blocks that a page's entry needs, that cannot be read, and that no others stand for. Of an archive with which
+    /// something is wrong as a whole that is every block without a record: only healing proves one of these.
     pub fn lost(&self, lineage: &Lineage, entry: &PageEntry) -> Vec<u32> {
         let facts = self.facts.get(&(*lineage, entry.number));
+        let is_suspect = self.is_suspect(&(*lineage, entry.number));
         let is_lost = |block: &u32| {
+            if is_suspect {
+                return true;
+            }
             let sound = facts.map_or(Sound::Missing, |facts| facts.sound(entry.id, *block));
             matches!(sound, Sound::Damaged | Sound::Missing)
         };
@@ -325,12 +330,14 @@ fn judge_one(judged: &Judged, pace: &Pace, task: &Task) -> Verdict {
             return verdict;
         }
     };
+    let mut damaged = BTreeSet::new();
     if let Err(what) = owned(judged, &found) {
         verdict.findings.push((None, what));
+        // Readers refuse such a region, so nobody gets at any block: as if the chunk table were gone.
+        damaged.insert(found.index.blocks());
     }
     let places = found.layout.parts(&found.index);
     let absent = (0u32..).zip(&places).filter(|(_, place)| place.is_none()).map(|(part, _)| part).collect();
-    let mut damaged = BTreeSet::new();
     if read {
         // What nobody held open when the reading began is read as it will stay.
         verdict.open = lease::has_writer(found.stored.file()) == Some(true);

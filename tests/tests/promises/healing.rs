@@ -200,6 +200,32 @@ fn a_lost_archive_and_a_rotten_chunk_table_are_healed_too() {
 }
 
 #[test]
+fn an_archive_that_readers_refuse_is_no_healed_one() {
+    let (usual, old) = backed_up(3 << 20);
+    // The index stays right; the copy of the envelope, which readers check first of all, does not.
+    let (path, region) = data_archive(&usual);
+    let envelope = region.envelope.as_bytes();
+    let at = region.as_bytes().windows(envelope.len()).position(|window| window == envelope).expect("it is in there");
+    flip(&path, at + envelope.len() - 1);
+    let told = usual.vault.run().args(["verify"]).done().code(13);
+    assert!(told.tell().contains("the source is told at its next backup"), "{}", told.tell());
+    let found = verified(&usual);
+    assert_eq!((&found["damaged"], &found["healed"], &found["snapshots_damaged"]), (&1.into(), &0.into(), &1.into()));
+    let blocks = found["damaged_blocks"].as_u64().unwrap();
+    assert!(blocks > 1, "all blocks of it: {found}");
+    usual.reader.restore_path(&old, &usual.data, &usual.place.join("before")).done().code(13);
+    // A sample that may leave the archive out says no less.
+    usual.vault.run().args(["verify", "web1", "--sample", "0.0001%"]).done().code(13);
+
+    let done = usual.source.run().args(["backup", "--json"]).arg(&usual.data).ok();
+    assert_eq!(healing(&done)["blocks_healed"], blocks, "{}", done.tell());
+    let found = verified(&usual);
+    assert_eq!((&found["damaged"], &found["healed"], &found["damaged_blocks"]), (&0.into(), &1.into(), &0.into()));
+    usual.reader.restore_path(&old, &usual.data, &usual.place.join("after")).ok();
+    tree::assert_same(&usual.data, &usual.place.join("after"));
+}
+
+#[test]
 fn what_is_gone_from_the_source_is_said_and_nothing_else_suffers() {
     let (usual, old) = backed_up(0);
     rot(&usual);
