@@ -5,7 +5,7 @@ use super::assemble::Ready;
 use super::lacking::Lacking;
 use super::limit::{Limit, limited};
 use super::stop::{Stop, again};
-use super::taker::{Flying, Taker};
+use super::taker::{Flying, NoRoom, Taker};
 use crate::client::{Answer, Asked, Client, PushSender, Refusal};
 use crate::config::Retry;
 use crate::index::{Index, SinkFacts};
@@ -127,6 +127,8 @@ pub struct Pusher {
     remote: Remote,
     link: Option<Link>,
     flying: Flying,
+    /// Set once it refused an archive that heals: it gets no more of these in this run.
+    no_room: NoRoom,
     enveloped: Enveloped,
     /// Body and digest of the head that was sent last in this session.
     sent_head: Option<(Digest, Digest)>,
@@ -158,6 +160,7 @@ impl Pusher {
             link,
             lacking,
             flying,
+            no_room: NoRoom::default(),
             enveloped,
             sent_head,
             bytes_sent,
@@ -221,6 +224,7 @@ impl Pusher {
             index: Arc::clone(&self.session.index),
             facts: self.remote.facts,
             flying: Arc::clone(&self.flying),
+            no_room: Arc::clone(&self.no_room),
             progress: self.remote.progress.clone(),
             answers: answering,
         };
@@ -302,6 +306,9 @@ impl Pusher {
     }
 
     fn archive(&mut self, archive: Arc<Ready>) -> Outcome<()> {
+        if archive.heals && self.no_room.lock().is_some() {
+            return Ok(());
+        }
         self.flying.lock().push_back(Arc::clone(&archive));
         self.bytes_sent += archive.bytes();
         self.archives_sent += 1;
@@ -463,23 +470,29 @@ impl Pusher {
         Ok(())
     }
 
-    /// A record that is refused for want of room or by a cap is no reason to end: `Ok(Err(_))`.
+    /// A record that is refused for want of room or by a cap, or of which an archive was, is no reason to end:
+    /// `Ok(Err(_))`.
     fn substitute_until_done(&mut self, record: &Verified<Substitute>) -> Outcome<Outcome<()>> {
         loop {
             match self.substitute(record) {
-                Err(failure) if failure.exit == Exit::Full => return Ok(Err(failure)),
                 Err(failure) => self.lost(failure)?,
-                Ok(()) => return Ok(Ok(())),
+                Ok(done) => return Ok(done),
             }
         }
     }
 
-    fn substitute(&mut self, record: &Verified<Substitute>) -> Outcome<()> {
+    fn substitute(&mut self, record: &Verified<Substitute>) -> Outcome<Outcome<()>> {
         self.wait_for_archives()?;
+        if let Some(failure) = &*self.no_room.lock() {
+            return Ok(Err(again(failure)));
+        }
         self.send(|sender| sender.substitute(record))?;
-        match self.answer()? {
-            Answer::Stored { .. } => Ok(()),
-            other => Err(self.unexpected(other)),
+        // All before it is answered: a refusal is the record's own.
+        match self.answer() {
+            Ok(Answer::Stored { .. }) => Ok(Ok(())),
+            Ok(other) => Err(self.unexpected(other)),
+            Err(failure) if failure.exit == Exit::Full => Ok(Err(failure)),
+            Err(failure) => Err(failure),
         }
     }
 

@@ -15,11 +15,15 @@ use std::sync::atomic::Ordering;
 /// Archives that were sent and not yet acknowledged, in their order.
 pub type Flying = Arc<Mutex<VecDeque<Arc<Ready>>>>;
 
+/// Why the sink has no room for archives that heal. It may have some for the backup all the same.
+pub type NoRoom = Arc<Mutex<Option<Failure>>>;
+
 /// The receiving half's thread: notes acknowledged archives, passes everything else on.
 pub struct Taker {
     pub index: Arc<Index>,
     pub facts: SinkFacts,
     pub flying: Flying,
+    pub no_room: NoRoom,
     pub progress: Progress,
     pub answers: Sender<Outcome<(Asked, Answer)>>,
 }
@@ -58,6 +62,15 @@ impl Taker {
                 }
                 Err(failure) => failure,
             },
+            // Nothing of the backup refers to it: the session goes on without it.
+            (Answer::Refused(refusal), Some(archive))
+                if archive.heals && archive.id == id && refusal.failure.exit == Exit::Full =>
+            {
+                // Before it stops flying: who waits for that looks here next.
+                self.no_room.lock().get_or_insert(refusal.failure);
+                self.flying.lock().pop_front();
+                return true;
+            }
             (Answer::Refused(refusal), _) => refused(refusal),
             _ => Failure::new("sink-lies", Exit::Tampered, "an answer for an archive that was not sent")
                 .remote(receiver.remote_name()),

@@ -32,6 +32,7 @@ use shared::format::owner::{BlockName, Substitute, SubstitutePair};
 use shared::id::{ArchiveId, ArchiveNumber, ChunkId};
 use shared::limits::{ARCHIVE_CHUNKS_MAX, ARCHIVE_PARTS_MAX};
 use shared::signature::sign;
+use shared::wire::Welcome;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,6 +45,9 @@ const BATCH_BYTES: u64 = 32 << 20;
 const BATCH_CHUNKS: usize = 1 << 17;
 /// Chunk tables that are fetched for it.
 const TABLES_MAX: usize = 128;
+/// Room that healing leaves to the backup: this much, or this part of the source's quota if that is less.
+const ROOM_KEPT: u64 = 1 << 30;
+const QUOTA_KEPT: u64 = 10;
 /// A block is healed so often at one remote.
 const TIMES_MAX: u32 = 3;
 /// Blocks that may stand for one, and pairs of one record.
@@ -59,7 +63,17 @@ struct Sick {
     missing: bool,
     /// What it holds; `None` if nobody can say it any more.
     chunks: Option<Vec<(ChunkId, u32)>>,
-    healed: bool,
+    fate: Fate,
+}
+
+/// What became of a damaged block in this run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// Nothing, or it cannot be made again: nothing new may refer to it.
+    Lost,
+    Healed,
+    /// It may well be made again, in a later run: it is referred to as before.
+    PutOff,
 }
 
 /// What a remote's sink says is damaged, as far as this run deals with it.
@@ -111,10 +125,12 @@ pub fn ask(
         return Ok(None);
     }
     let clock = (client.welcome().clock, Instant::now());
+    let room = room(client.welcome());
     let list = client.damage()?;
     let healed = index.healed(facts)?;
     let (sick, listed) = (Vec::new(), HashSet::new());
     let mut damage = Damage { sick, listed, given_up: Vec::new(), unknown: 0, later: 0, clock };
+    let most = RUN_BYTES.min(room);
     let (mut bytes, mut chunks) = (0u64, 0u64);
     let mut counts = HashMap::new();
     // From another place each time: what cannot be healed must not keep the rest from its turn.
@@ -142,17 +158,26 @@ pub fn ask(
                 _ => {}
             }
             damage.listed.insert(spot);
-            if bytes + held.1 > RUN_BYTES || chunks + held.0 > RUN_CHUNKS {
+            if bytes + held.1 > most || chunks + held.0 > RUN_CHUNKS {
                 damage.later += 1;
                 continue;
             }
             (bytes, chunks) = (bytes + held.1, chunks + held.0);
             counts.insert(spot, held.0);
-            damage.sick.push(Sick { spot, id, kind, missing: !present.contains(&number), chunks: None, healed: false });
+            let missing = !present.contains(&number);
+            damage.sick.push(Sick { spot, id, kind, missing, chunks: None, fate: Fate::Lost });
         }
     }
     look_up(client, me, index, &mut damage.sick, &counts)?;
     Ok(Some(damage))
+}
+
+/// Bytes that the sink has for healing, by its word: what heals must not take the room of the next backups.
+fn room(welcome: &Welcome) -> u64 {
+    let free = welcome.free.saturating_sub(ROOM_KEPT);
+    let Some(left) = welcome.quota_left else { return free };
+    let kept = welcome.quota.map_or(ROOM_KEPT, |quota| ROOM_KEPT.min(quota / QUOTA_KEPT));
+    free.min(left.saturating_sub(kept))
 }
 
 /// What the blocks hold: by the index; where that says of some chunks that they lie elsewhere, by the chunk table.
@@ -195,20 +220,29 @@ fn table(client: &mut Client, me: &Me, number: u64, id: &ArchiveId) -> Outcome<O
 
 impl Patient {
     pub fn new(at: usize, facts: SinkFacts, damage: Damage) -> Self {
-        let healing = Healing { later: damage.later, ..Healing::default() };
-        Self { at, facts, damage, healing, closed: false }
+        Self { at, facts, damage, healing: Healing::default(), closed: false }
     }
 
     /// What was done, for the report.
     pub fn healing(&self) -> Healing {
-        let lost = self.damage.sick.iter().filter(|sick| !sick.healed).count() + self.damage.given_up.len();
-        Healing { lost: lost as u64 + self.damage.unknown, ..self.healing }
+        let of = |fate| self.damage.sick.iter().filter(|sick| sick.fate == fate).count() as u64;
+        let lost = of(Fate::Lost) + self.damage.given_up.len() as u64 + self.damage.unknown;
+        Healing { lost, later: self.damage.later + of(Fate::PutOff), ..self.healing }
     }
 
     /// Blocks that nothing new may refer to.
     pub fn lost(&self) -> impl Iterator<Item = Spot> {
-        let sick = self.damage.sick.iter().filter(|sick| !sick.healed && !sick.missing).map(|sick| sick.spot);
-        sick.chain(self.damage.given_up.iter().copied())
+        let sick = self.damage.sick.iter().filter(|sick| sick.fate == Fate::Lost && !sick.missing);
+        sick.map(|sick| sick.spot).chain(self.damage.given_up.iter().copied())
+    }
+
+    /// What was not healed of these is left to later runs.
+    fn put_off(&mut self, blocks: &[usize]) {
+        for at in blocks {
+            if let Some(sick) = self.damage.sick.get_mut(*at).filter(|sick| sick.fate == Fate::Lost) {
+                sick.fate = Fate::PutOff;
+            }
+        }
     }
 
     fn sick(&self, at: usize) -> Outcome<&Sick> {
@@ -244,7 +278,8 @@ pub fn before(run: &Run, patients: &mut [Patient], compression: Compression) -> 
         let elsewhere = Elsewhere::new(&run.env.index, &patient.facts)?;
         for batch in batches(&patient.damage.sick) {
             if patient.closed {
-                break;
+                patient.put_off(&batch);
+                continue;
             }
             heal(run, patient, &elsewhere, &batch, compression)?;
         }
@@ -302,20 +337,28 @@ fn heal(
             whole.push(*at);
         }
     }
-    let mut names: HashMap<usize, Vec<BlockName>> = HashMap::new();
+    let mut names = Names::new();
     for at in &whole {
         names.insert(*at, named(&run.env.index, rights.get(at).into_iter().flatten())?);
     }
     for kind in [Kind::Data, Kind::Metadata] {
         let of_kind = |at: &usize| patient.damage.sick.get(*at).is_some_and(|sick| sick.kind == kind);
         let blocks: Vec<usize> = whole.iter().copied().filter(of_kind).collect();
-        let mut packer = Packer::new(compression)?;
-        for (at, right, bytes) in repeat(run, patient, &want, &blocks, kind, &mut packer)? {
-            names.entry(at).or_default().push(right);
-            patient.healing.bytes += bytes;
+        if patient.closed {
+            break;
         }
+        let mut packer = Packer::new(compression)?;
+        repeat(run, patient, &want, &blocks, kind, &mut packer, &mut names)?;
     }
-    record(run, patient, names)
+    // All of these lies elsewhere already.
+    if !patient.closed {
+        record(run, patient, names)?;
+    }
+    if patient.closed {
+        // They came out whole, and laying them anew for all remotes would take more room yet.
+        patient.put_off(&whole);
+    }
+    Ok(())
 }
 
 /// The blocks by their names; those of archives that the index does not know are left out.
@@ -329,8 +372,8 @@ fn named<'s>(index: &Index, spots: impl Iterator<Item = &'s Spot>) -> Outcome<Ve
     Ok(names)
 }
 
-/// A block that was laid again: its place among the sick, its new name, its plaintext bytes.
-type Repeated = (usize, BlockName, u64);
+/// What stands for blocks, by their places among the sick.
+type Names = HashMap<usize, Vec<BlockName>>;
 
 /// An archive of repeated blocks as it fills.
 struct Repeating {
@@ -348,8 +391,9 @@ impl Repeating {
             && self.chunks + chunks <= ARCHIVE_CHUNKS_MAX
     }
 
-    /// Finishes the archive and hands it to the one remote that lacks its content.
-    fn close(self, run: &Run, patient: &Patient) -> Outcome<Vec<Repeated>> {
+    /// Finishes the archive, hands it to the one remote that lacks its content, and records what it stands for: one
+    /// that is refused leaves none behind without a record.
+    fn close(self, run: &Run, patient: &mut Patient, names: &mut Names) -> Outcome<()> {
         self.assembly.close(self.blocks.len() as u32);
         let ready: Ready = run.sealer.finish(&self.assembly)?;
         let (number, id) = (ready.number, ready.id);
@@ -357,21 +401,28 @@ impl Repeating {
             // A remote that has left takes nothing.
             let _ = work.send(Work::Archive(Arc::new(ready)));
         }
-        let numbered = (0u32..).zip(self.blocks);
-        Ok(numbered.map(|(block, (at, bytes))| (at, BlockName { number, id, block }, bytes)).collect())
+        let mut own = Names::new();
+        for (block, (at, bytes)) in (0u32..).zip(self.blocks) {
+            let mut rights = names.remove(&at).unwrap_or_default();
+            rights.push(BlockName { number, id, block });
+            own.insert(at, rights);
+            patient.healing.bytes += bytes;
+        }
+        record(run, patient, own)
     }
 }
 
-/// Lays, seals and sends these blocks again, each as a block of its own.
+/// Lays, seals and sends these blocks again, each as a block of its own, and records them. Leaves in `names` what needs
+/// no block of its own.
 fn repeat(
     run: &Run,
-    patient: &Patient,
+    patient: &mut Patient,
     want: &Want,
     blocks: &[usize],
     kind: Kind,
     packer: &mut Packer,
-) -> Outcome<Vec<Repeated>> {
-    let mut made = Vec::new();
+    names: &mut Names,
+) -> Outcome<()> {
     let mut open: Option<Repeating> = None;
     for at in blocks {
         let (mut plain, mut entries) = (run.sealer.flights.buffers.take(), Vec::new());
@@ -387,7 +438,10 @@ fn repeat(
         }
         let bytes = content(&plain).len();
         if let Some(full) = open.take_if(|open| !open.has_room(run, bytes, entries.len())) {
-            made.extend(full.close(run, patient)?);
+            full.close(run, patient, names)?;
+            if patient.closed {
+                return Ok(());
+            }
         }
         let permit = run.budget.acquire(bytes as u64).ok_or_else(stopped)?;
         let filling = match &mut open {
@@ -404,9 +458,9 @@ fn repeat(
         run.sealer.seal_block(packer, &filling.assembly, block, plain, entries, Some(permit))?;
     }
     if let Some(last) = open {
-        made.extend(last.close(run, patient)?);
+        last.close(run, patient, names)?;
     }
-    Ok(made)
+    Ok(())
 }
 
 fn sender<'r>(run: &'r Run, at: usize) -> Option<&'r Sender<Work>> {
@@ -414,7 +468,7 @@ fn sender<'r>(run: &'r Run, at: usize) -> Option<&'r Sender<Work>> {
 }
 
 /// Signs and sends what stands for which block, and remembers what the sink has taken.
-fn record(run: &Run, patient: &mut Patient, names: HashMap<usize, Vec<BlockName>>) -> Outcome<()> {
+fn record(run: &Run, patient: &mut Patient, names: Names) -> Outcome<()> {
     let mut all: Vec<(usize, Vec<BlockName>)> =
         names.into_iter().filter(|(_, rights)| (1..=RIGHTS_MAX).contains(&rights.len())).collect();
     all.sort_unstable_by_key(|(at, _)| *at);
@@ -440,7 +494,7 @@ fn record(run: &Run, patient: &mut Patient, names: HashMap<usize, Vec<BlockName>
         run.env.index.note_healed(&patient.facts, spots, now)?;
         for (at, _) in part {
             if let Some(sick) = patient.damage.sick.get_mut(*at) {
-                sick.healed = true;
+                sick.fate = Fate::Healed;
                 patient.damage.listed.remove(&sick.spot);
                 patient.healing.healed += 1;
             }
@@ -474,8 +528,8 @@ fn send(run: &Run, patient: &Patient, record: shared::signature::Verified<Substi
 pub fn after(run: &Run, patients: &mut [Patient]) -> Outcome<()> {
     for patient in patients.iter_mut().filter(|patient| !patient.closed) {
         let elsewhere = Elsewhere::new(&run.env.index, &patient.facts)?;
-        let mut names = HashMap::new();
-        for (at, sick) in patient.damage.sick.iter().enumerate().filter(|(_, sick)| !sick.healed) {
+        let mut names = Names::new();
+        for (at, sick) in patient.damage.sick.iter().enumerate().filter(|(_, sick)| sick.fate != Fate::Healed) {
             let Some(chunks) = &sick.chunks else { continue };
             let mut spots = BTreeSet::new();
             let mut whole = true;

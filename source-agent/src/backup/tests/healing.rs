@@ -191,3 +191,50 @@ fn a_lost_index_costs_no_more_than_metadata() {
     assert!(healing.healed >= 4, "what held file data, at least: {healing:?}");
     assert_pairs_are_true(&world, 0, &before);
 }
+
+#[test]
+fn a_sink_without_room_for_what_heals_still_gets_its_backup() {
+    let world = filled(1);
+    let all = live(&world, 0);
+    let before = world.sinks[0].held();
+    claim(&world, 0, &all, 10, 20);
+    world.sinks[0].fill_up_after(2);
+    let report = world.run_and_check();
+    let (remote, healing) = (&report.remotes[0], report.remotes[0].healing.unwrap());
+    assert!(remote.failure.is_none(), "{}", remote.failure.as_ref().unwrap());
+    assert_eq!(report.sets[0].snapshots.len(), 1);
+    assert_eq!(world.sinks[0].refused(), 1, "it is not asked again");
+    assert!(world.warnings.lock().iter().any(|line| line.contains("nothing more is healed")));
+    // What it took is recorded; the rest is referred to as before, as laying it anew would need more room yet.
+    assert!(healing.healed > 0);
+    assert_eq!((healing.healed + healing.later, healing.lost), (all.len() as u64, 0));
+    assert_pairs_are_true(&world, 0, &before);
+    let rights: BTreeSet<u64> =
+        world.sinks[0].pairs().iter().flat_map(|(_, rights)| rights.iter().map(|right| right.0)).collect();
+    let added = world.sinks[0].archives().into_iter().filter(|number| !before.archives.contains_key(number));
+    assert_eq!(added.collect::<BTreeSet<_>>(), rights, "each archive that was taken has its record");
+    assert_eq!(live(&world, 0), all);
+    // With room again, the rest follows.
+    world.sinks[0].fill_up_after(i64::MAX);
+    let report = world.run_and_check();
+    assert_eq!(report.remotes[0].healing.unwrap().healed, healing.later);
+    assert_eq!(lefts(&world, 0), all.iter().copied().collect::<Vec<_>>());
+}
+
+#[test]
+fn healing_leaves_the_last_of_the_quota_to_the_backup() {
+    let world = filled(1);
+    let all = live(&world, 0);
+    let sent = world.sinks[0].archives();
+    claim(&world, 0, &all, 10, 20);
+    world.sinks[0].say_quota(100 << 20, 10 << 20);
+    let healing = world.run_and_check().remotes[0].healing.unwrap();
+    assert_eq!((healing.healed, healing.lost, healing.later), (0, 0, all.len() as u64));
+    assert_eq!(world.sinks[0].archives(), sent, "nothing was sent");
+    world.sinks[0].say_quota(100 << 20, 15 << 20);
+    let healing = world.run_and_check().remotes[0].healing.unwrap();
+    assert!(healing.healed > 0 && healing.later > 0 && healing.bytes <= 5 << 20, "{healing:?}");
+    world.sinks[0].say_quota(100 << 20, 90 << 20);
+    assert_eq!(world.run_and_check().remotes[0].healing.unwrap().later, 0);
+    assert_eq!(lefts(&world, 0), all.iter().copied().collect::<Vec<_>>());
+}

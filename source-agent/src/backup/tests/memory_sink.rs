@@ -68,6 +68,11 @@ pub struct MemorySink {
     trips: Arc<Trips>,
     /// Takes no new session.
     full: Arc<AtomicBool>,
+    /// Archives until the quota is used up, and those that it refused.
+    room: Arc<AtomicI64>,
+    refused: Arc<AtomicUsize>,
+    /// What Welcome says of the quota: of all, and what is left of it.
+    quota: Arc<Mutex<Option<(u64, u64)>>>,
 }
 
 /// Round trips of the newest connection, counted by a sink that answers as late as it may.
@@ -107,7 +112,21 @@ impl MemorySink {
             whole_lists: Arc::default(),
             trips: Arc::default(),
             full: Arc::default(),
+            room: Arc::new(AtomicI64::new(i64::MAX)),
+            refused: Arc::default(),
+            quota: Arc::default(),
         }
+    }
+    /// Has room for so many archives more.
+    pub fn fill_up_after(&self, archives: i64) {
+        self.room.store(archives, Ordering::Relaxed);
+        self.refused.store(0, Ordering::Relaxed);
+    }
+    pub fn refused(&self) -> usize {
+        self.refused.load(Ordering::Relaxed)
+    }
+    pub fn say_quota(&self, quota: u64, left: u64) {
+        *self.quota.lock() = Some((quota, left));
     }
     /// From now on nothing is answered that the sender need not wait for, before that comes for which it must wait: who
     /// waits all the same waits for ever. So what is counted are the round trips that cannot be done without.
@@ -259,8 +278,23 @@ impl Dial for MemorySink {
         let (trips, full) = (Arc::clone(&self.trips), Arc::clone(&self.full));
         // Who waits for a silent sink in a test waits for ever; who should not have waited, not so long.
         let patience = Duration::from_secs(if trips.late.load(Ordering::Relaxed) { 60 } else { 86_400 });
-        let serving =
-            Serving { held, cut, cut_receipt, silent, lying, next_number, whole_lists, trips, full, told, key };
+        let (room, refused, quota) = (Arc::clone(&self.room), Arc::clone(&self.refused), *self.quota.lock());
+        let serving = Serving {
+            held,
+            cut,
+            cut_receipt,
+            silent,
+            lying,
+            next_number,
+            whole_lists,
+            trips,
+            full,
+            told,
+            key,
+            room,
+            refused,
+            quota,
+        };
         let (pipe, _thread) = patient(Ending::default(), patience, move |sink| serving.serve(sink));
         greet(pipe, &self.name, &self.key.verify_key(), Greeting::Push { source: SOURCE, lineage: LINEAGE })
     }
@@ -278,6 +312,9 @@ struct Serving {
     full: Arc<AtomicBool>,
     told: Sender<()>,
     key: SigningKey,
+    room: Arc<AtomicI64>,
+    refused: Arc<AtomicUsize>,
+    quota: Option<(u64, u64)>,
 }
 
 fn stored(digest: Digest, existed: bool) -> Reply {
@@ -304,6 +341,9 @@ impl Serving {
             answer.next_number = Some(ArchiveNumber::new(next).unwrap());
             answer.damaged = Some(held.damaged.len() as u64).filter(|archives| *archives > 0);
             answer.clock = held.clock;
+            answer.free = 1 << 40;
+            answer.quota = self.quota.map(|(quota, _)| quota);
+            answer.quota_left = self.quota.map(|(_, left)| left);
         }
         sink.welcome(answer, &self.key);
         self.trips.count.store(1, Ordering::Relaxed);
@@ -396,6 +436,10 @@ impl Serving {
         }
         if self.cut.fetch_sub(1, Ordering::Relaxed) == 0 {
             return None;
+        }
+        if self.room.fetch_sub(1, Ordering::Relaxed) <= 0 {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return Some(Reply::Refused(Refused::new(RefusalCode::Quota, "the quota is used up")));
         }
         if self.silent.load(Ordering::Relaxed) {
             let _ = self.told.send(());
