@@ -15,11 +15,13 @@ use crate::tree::{ChunkRef, Entry, EntryKind, Extent};
 use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 use shared::format::PageEntry;
+use shared::format::owner::BlockName;
 use shared::format::snapshot::PageOrder;
 use shared::id::{ArchiveId, ArchiveNumber, ChunkId, Digest};
 use shared::text::printable;
 use shared::wire::Damage;
-use std::collections::{BTreeMap, HashSet};
+use shared::wire::reply::set_bits;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Archives of one chain that are checked; the client lists no more of them either.
@@ -64,6 +66,10 @@ impl Share {
     }
 }
 
+fn is_set(bits: &[u8], at: u32) -> bool {
+    bits.get(at as usize / 8).is_some_and(|byte| byte >> (at % 8) & 1 == 1)
+}
+
 /// What the snapshots of one chain name.
 #[derive(Debug, Default)]
 pub struct Named {
@@ -91,6 +97,11 @@ impl Named {
         live.resize(live.len().max(entry.live.len()), 0);
         live.iter_mut().zip(entry.live.iter()).for_each(|(all, one)| *all |= one);
         Ok(())
+    }
+
+    /// Does a snapshot name this block of this archive?
+    fn is_live(&self, number: u64, id: &ArchiveId, block: u32) -> bool {
+        self.archives.get(&number).is_some_and(|(known, live)| known == id && is_set(live, block))
     }
 
     /// Bodies and pages of a snapshot, each once.
@@ -154,8 +165,8 @@ impl Named {
         for (number, (id, live)) in &self.archives {
             crate::cli::check_interrupted()?;
             let Ok(number) = ArchiveNumber::new(*number) else { continue };
-            let name = name(number);
-            match sink.region(&name, id).and_then(|bytes| verify::region(&bytes, &name, id, source.key())) {
+            let place = name(number);
+            match sink.region(&place, id).and_then(|bytes| verify::region(&bytes, &place, id, source.key())) {
                 Ok(archive) => {
                     let named = live
                         .iter()
@@ -169,14 +180,56 @@ impl Named {
                         ));
                     }
                 }
-                // What stands for it is read with the data.
-                Err(failure) if is_lost(&failure) && substitutes.cover(number, id, live) => {}
-                Err(failure) if is_lost(&failure) => findings.archive(number, failure),
+                Err(failure) if is_lost(&failure) => {
+                    // What is in the blocks that stand for it is read with the data.
+                    let mut blocks = |right: &BlockName| blocks_of(sink, source, &name(right.number), &right.id);
+                    if !covered(substitutes, (number, id, live), &mut blocks)? {
+                        findings.archive(number, failure);
+                    }
+                }
                 Err(failure) => return Err(failure),
             }
             progress.files(1);
         }
         Ok(())
+    }
+}
+
+/// Does a pair stand for each of an archive's live blocks, all of whose right blocks are there?
+fn covered(
+    substitutes: &Substitutes,
+    (number, id, live): (ArchiveNumber, &ArchiveId, &[u8]),
+    blocks_of: &mut dyn FnMut(&BlockName) -> Outcome<u32>,
+) -> Outcome<bool> {
+    // Blocks of one archive mostly stand in few others.
+    let mut known: HashMap<(ArchiveNumber, ArchiveId), u32> = HashMap::new();
+    'blocks: for block in set_bits(live) {
+        crate::cli::check_interrupted()?;
+        'pairs: for rights in substitutes.pairs(number, id, block) {
+            for right in rights {
+                let archive = (right.number, right.id);
+                let blocks = match known.get(&archive) {
+                    Some(blocks) => *blocks,
+                    None => blocks_of(right)?,
+                };
+                known.insert(archive, blocks);
+                if right.block >= blocks {
+                    continue 'pairs;
+                }
+            }
+            continue 'blocks;
+        }
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+/// Blocks of an archive whose region is there and right; 0 if it is not.
+fn blocks_of(sink: &mut dyn Objects, source: &TrustedSource, name: &ArchiveName, id: &ArchiveId) -> Outcome<u32> {
+    match sink.region(name, id).and_then(|bytes| verify::region(&bytes, name, id, source.key())) {
+        Ok(archive) => Ok(archive.index.blocks()),
+        Err(failure) if is_lost(&failure) => Ok(0),
+        Err(failure) => Err(failure),
     }
 }
 
@@ -189,6 +242,8 @@ fn lost(findings: &mut Findings, what: &str, failure: &Failure) -> Outcome<()> {
 #[derive(Debug, Default)]
 pub struct Bad {
     ids: HashSet<ChunkId>,
+    /// Where the data was read: blocks that stand for others and could be opened. No page need name them (F-30).
+    opened: Option<HashSet<(ArchiveId, u32)>>,
     pub blocks: u64,
     pub chunks: u64,
 }
@@ -199,6 +254,12 @@ impl Bad {
             self.ids.insert(id);
         }
     }
+
+    /// Is what an archive lists for this block to be believed? Not before it was read, if the data was.
+    fn may_hold(&self, reader: &mut Reader<'_>, open: &OpenArchive, block: u32) -> Outcome<bool> {
+        let Some(opened) = &self.opened else { return Ok(true) };
+        Ok(opened.contains(&(open.id(), block)) || reader.is_live(open.archive.name.number, block)?)
+    }
 }
 
 struct Job {
@@ -207,24 +268,30 @@ struct Job {
     sealed: Vec<u8>,
 }
 
-/// Reads the live blocks of the named archives: every hash, every seal, every chunk id.
+/// Reads the live blocks of the named archives: every hash, every seal, every chunk id. Blocks that stand for these are
+/// read too, whatever the share: who signed that they do may have lied about what is in them.
 pub fn read_data(reader: &mut Reader<'_>, named: &Named, share: Share, progress: &Progress) -> Outcome<Bad> {
     let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, WORKERS_MAX);
-    let bad = Mutex::new(Bad::default());
+    let bad = Mutex::new(Bad { opened: Some(HashSet::new()), ..Bad::default() });
     let findings = Mutex::new(Findings::default());
     let broken = Mutex::new(Vec::new());
     let namer = reader.namer.clone();
     reader.also_name(named.archives.iter().map(|(number, (id, _))| (*number, *id)).collect());
+    let rights = reader.substitutes()?.rights(|number, id, block| named.is_live(number, id, block));
     let (sender, receiver) = bounded::<Job>(workers + 2);
     let done = std::thread::scope(|scope| {
         for _ in 0..workers {
             let (receiver, namer, bad, findings, broken) = (receiver.clone(), namer.clone(), &bad, &findings, &broken);
+            let rights = &rights;
             scope.spawn(move || {
                 for Job { open, block, sealed } in receiver.iter() {
                     let number = open.archive.name.number;
                     progress.add(sealed.len() as u64);
                     match open_block(&open, block, sealed) {
                         Ok(opened) => {
+                            if rights.get(&number.get()).is_some_and(|blocks| blocks.contains(&block)) {
+                                bad.lock().opened.get_or_insert_default().insert((open.id(), block));
+                            }
                             for (id, content) in opened.chunks() {
                                 bad.lock().chunks += 1;
                                 if !open::is_chunk(&namer, id, content) {
@@ -239,7 +306,7 @@ pub fn read_data(reader: &mut Reader<'_>, named: &Named, share: Share, progress:
             });
         }
         drop(receiver);
-        let done = fetch_all(reader, named, share, &sender, &bad, &broken);
+        let done = fetch_all(reader, named, share, &rights, &sender, &bad, &broken);
         drop(sender);
         done
     });
@@ -247,7 +314,11 @@ pub fn read_data(reader: &mut Reader<'_>, named: &Named, share: Share, progress:
     done?;
     let mut bad = bad.into_inner();
     for Broken { open, block, failure } in broken.into_inner() {
-        let (number, id) = (open.archive.name.number, ArchiveId::new(*open.archive.index.digest().as_bytes()));
+        let (number, id) = (open.archive.name.number, open.id());
+        // What only stands for others lacks where these lack.
+        if !named.is_live(number.get(), &id, block) {
+            continue;
+        }
         let chunks = open.table.blocks.get(block as usize).map(|chunks| chunks.iter().map(|entry| entry.id).collect());
         if !reader.is_healed(number, &id, block, chunks)? {
             reader.findings.block(number, block, failure);
@@ -274,28 +345,36 @@ fn fetch_all(
     reader: &mut Reader<'_>,
     named: &Named,
     share: Share,
+    rights: &BTreeMap<u64, BTreeSet<u32>>,
     jobs: &crossbeam_channel::Sender<Job>,
     bad: &Mutex<Bad>,
     broken: &Mutex<Vec<Broken>>,
 ) -> Outcome<()> {
-    for (number, (id, live)) in &named.archives {
+    let numbers: BTreeSet<u64> = named.archives.keys().chain(rights.keys()).copied().collect();
+    for number in numbers {
         crate::cli::check_interrupted()?;
-        let Ok(number) = ArchiveNumber::new(*number) else { continue };
-        if !share.takes(number.get()) {
+        let taken = named.archives.get(&number).filter(|_| share.takes(number));
+        let rights = rights.get(&number);
+        let Ok(number) = ArchiveNumber::new(number) else { continue };
+        if taken.is_none() && rights.is_none() {
             continue;
         }
         let before = std::mem::take(&mut reader.findings);
         let open = reader.archive(number)?;
         let lost = std::mem::replace(&mut reader.findings, before);
         let Some(open) = open else {
-            if !reader.all_healed(number, id, live)? {
+            if let Some((id, live)) = taken
+                && !reader.all_healed(number, id, live)?
+            {
                 reader.findings.append(lost);
             }
             continue;
         };
         reader.findings.append(lost);
-        let is_live = |block: &u32| live.get(*block as usize / 8).is_some_and(|byte| byte >> (block % 8) & 1 == 1);
-        let parts: Vec<u32> = (0..open.archive.index.blocks()).filter(is_live).collect();
+        let is_wanted = |block: &u32| {
+            taken.is_some_and(|(_, live)| is_set(live, *block)) || rights.is_some_and(|rights| rights.contains(block))
+        };
+        let parts: Vec<u32> = (0..open.archive.index.blocks()).filter(is_wanted).collect();
         bad.lock().blocks += parts.len() as u64;
         let missing = fetch(reader, &open, parts, jobs)?.0;
         for block in missing {
@@ -395,7 +474,7 @@ fn file(reader: &mut Reader<'_>, entry: &Entry, bad: &Bad) -> Outcome<Option<Str
                 if bad.ids.contains(&chunk.id) {
                     return Ok(Some(format!("needs chunk {}, which is damaged or poisoned", chunk.id)));
                 }
-                if !is_listed(reader, &chunk)? {
+                if !is_listed(reader, &chunk, bad)? {
                     return Ok(Some(format!("needs chunk {}, which no archive of the snapshot holds", chunk.id)));
                 }
             }
@@ -405,16 +484,27 @@ fn file(reader: &mut Reader<'_>, entry: &Entry, bad: &Bad) -> Outcome<Option<Str
     }
 }
 
-fn is_listed(reader: &mut Reader<'_>, chunk: &ChunkRef) -> Outcome<bool> {
-    for (archive, block) in reader.near(chunk)? {
+fn is_listed(reader: &mut Reader<'_>, chunk: &ChunkRef, bad: &Bad) -> Outcome<bool> {
+    let near = reader.near(chunk)?;
+    if is_listed_at(reader, chunk, bad, near)? {
+        return Ok(true);
+    }
+    let everywhere = reader.everywhere(&chunk.id)?;
+    is_listed_at(reader, chunk, bad, everywhere)
+}
+
+fn is_listed_at(reader: &mut Reader<'_>, chunk: &ChunkRef, bad: &Bad, places: Vec<(u64, u32)>) -> Outcome<bool> {
+    for (archive, block) in places {
         let Ok(number) = ArchiveNumber::new(archive) else { continue };
         let Some(open) = reader.archive(number)? else { continue };
         let listed = open.table.blocks.get(block as usize);
-        if listed.is_some_and(|chunks| chunks.iter().any(|entry| entry.id == chunk.id && entry.bytes == chunk.bytes)) {
+        if listed.is_some_and(|chunks| chunks.iter().any(|entry| entry.id == chunk.id && entry.bytes == chunk.bytes))
+            && bad.may_hold(reader, &open, block)?
+        {
             return Ok(true);
         }
     }
-    Ok(!reader.everywhere(&chunk.id)?.is_empty())
+    Ok(false)
 }
 
 /// Reads one snapshot as a whole: structure, data, tree.

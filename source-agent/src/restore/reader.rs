@@ -19,6 +19,7 @@ use crate::restore::verify::{self, Archive};
 use crate::tree::{ChunkRef, ChunkTable, Root};
 use crossbeam_channel::unbounded;
 use parking_lot::Mutex;
+use shared::format::owner::BlockName;
 use shared::format::{Body, Envelope, Head, Wrap};
 use shared::id::{ArchiveId, ArchiveNumber, ChunkId, SessionId};
 use shared::signature::{Plain, Signed, Verified};
@@ -42,6 +43,10 @@ pub struct OpenArchive {
 }
 
 impl OpenArchive {
+    pub fn id(&self) -> ArchiveId {
+        ArchiveId::new(*self.archive.index.digest().as_bytes())
+    }
+
     /// Bytes of memory that it takes, about.
     pub fn memory(&self) -> usize {
         let table: usize = self.table.blocks.iter().map(|block| 48 * block.len() + 32).sum();
@@ -305,7 +310,7 @@ impl<'a> Reader<'a> {
         Ok(None)
     }
 
-    fn substitutes(&mut self) -> Outcome<&Substitutes> {
+    pub fn substitutes(&mut self) -> Outcome<&Substitutes> {
         if self.substitutes.is_none() {
             let keys = [Some(*self.source.key()), self.source.card.owner().copied()];
             let keys: Vec<_> = keys.into_iter().flatten().collect();
@@ -325,7 +330,8 @@ impl<'a> Reader<'a> {
         Ok(self.substitutes()?.of(number, &entry.id, block))
     }
 
-    /// Do other blocks hold what this one held? All of these chunks; where nobody knows which, at least whole blocks.
+    /// Do other blocks hold what this one held? All of these chunks; where nobody knows which, at least whole blocks in
+    /// which every chunk is what its name says.
     pub fn is_healed(
         &mut self,
         number: ArchiveNumber,
@@ -333,18 +339,26 @@ impl<'a> Reader<'a> {
         block: u32,
         chunks: Option<Vec<ChunkId>>,
     ) -> Outcome<bool> {
-        let rights = self.substitutes()?.of(number, id, block);
-        let (mut found, mut whole) = (HashSet::new(), !rights.is_empty());
-        for (right, block) in rights {
-            let Ok(right) = ArchiveNumber::new(right) else { continue };
-            let Some(block) = self.block(right, block)? else {
-                whole = false;
-                continue;
-            };
-            let sound = block.chunks().filter(|(id, content)| open::is_chunk(&self.namer, id, content));
-            found.extend(sound.map(|(id, _)| *id));
+        let pairs: Vec<Vec<BlockName>> = self.substitutes()?.pairs(number, id, block).map(<[_]>::to_vec).collect();
+        let (mut found, mut any_whole) = (HashSet::new(), false);
+        for rights in pairs {
+            let mut whole = true;
+            for right in rights {
+                let Some(block) = self.block(right.number, right.block)? else {
+                    whole = false;
+                    continue;
+                };
+                for (id, content) in block.chunks() {
+                    if open::is_chunk(&self.namer, id, content) {
+                        found.insert(*id);
+                    } else {
+                        whole = false;
+                    }
+                }
+            }
+            any_whole |= whole;
         }
-        Ok(chunks.map_or(whole, |chunks| chunks.iter().all(|id| found.contains(id))))
+        Ok(chunks.map_or(any_whole, |chunks| chunks.iter().all(|id| found.contains(id))))
     }
 
     /// The same for all blocks of an archive that cannot be opened.

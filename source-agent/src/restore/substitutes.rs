@@ -6,15 +6,15 @@ use crate::restore::objects::{Objects, is_lost};
 use crate::restore::verify;
 use shared::format::owner::BlockName;
 use shared::id::{ArchiveId, ArchiveNumber, Lineage, SourceId, VerifyKey};
-use shared::wire::reply::set_bits;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Pairs that are taken of one lineage.
 const PAIRS_MAX: usize = 1 << 20;
 
 #[derive(Debug, Default)]
 pub struct Substitutes {
-    by_left: HashMap<(u64, u32), Vec<(ArchiveId, BlockName)>>,
+    /// Left id, and all right blocks of a pair: together they hold what the left one held.
+    by_left: HashMap<(u64, u32), Vec<(ArchiveId, Vec<BlockName>)>>,
     /// Right archives: left number, left id, right id.
     by_right: HashMap<u64, Vec<(ArchiveNumber, ArchiveId, ArchiveId)>>,
 }
@@ -43,18 +43,19 @@ impl Substitutes {
                 }
             };
             for pair in record.pairs.iter() {
+                let left = &pair.left;
+                pairs += pair.right.len();
+                if pairs > PAIRS_MAX {
+                    return Ok(all);
+                }
                 for right in pair.right.iter() {
-                    pairs += 1;
-                    if pairs > PAIRS_MAX {
-                        return Ok(all);
-                    }
-                    let left = &pair.left;
                     let known = all.by_right.entry(right.number.get()).or_default();
                     if !known.contains(&(left.number, left.id, right.id)) {
                         known.push((left.number, left.id, right.id));
                     }
-                    all.by_left.entry((left.number.get(), left.block)).or_default().push((left.id, right.clone()));
                 }
+                let known = all.by_left.entry((left.number.get(), left.block)).or_default();
+                known.push((left.id, pair.right.iter().cloned().collect()));
             }
         }
         Ok(all)
@@ -66,13 +67,26 @@ impl Substitutes {
 
     /// Blocks that hold what this one held.
     pub fn of(&self, number: ArchiveNumber, id: &ArchiveId, block: u32) -> Vec<(u64, u32)> {
-        let found = self.by_left.get(&(number.get(), block)).map_or(&[][..], Vec::as_slice);
-        found.iter().filter(|(left, _)| left == id).map(|(_, right)| (right.number.get(), right.block)).collect()
+        let rights = self.pairs(number, id, block).flatten();
+        rights.map(|right| (right.number.get(), right.block)).collect()
     }
 
-    /// Does another block stand for each of these?
-    pub fn cover(&self, number: ArchiveNumber, id: &ArchiveId, live: &[u8]) -> bool {
-        set_bits(live).all(|block| !self.of(number, id, block).is_empty())
+    /// The same pair by pair: each of them holds all of it, if its signer told the truth.
+    pub fn pairs(&self, number: ArchiveNumber, id: &ArchiveId, block: u32) -> impl Iterator<Item = &[BlockName]> {
+        let found = self.by_left.get(&(number.get(), block)).map_or(&[][..], Vec::as_slice);
+        found.iter().filter(move |(left, _)| left == id).map(|(_, rights)| rights.as_slice())
+    }
+
+    /// Right blocks of all left blocks that are wanted, by archive.
+    pub fn rights(&self, is_wanted: impl Fn(u64, &ArchiveId, u32) -> bool) -> BTreeMap<u64, BTreeSet<u32>> {
+        let mut all: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
+        for ((number, block), pairs) in &self.by_left {
+            let wanted = pairs.iter().filter(|(id, _)| is_wanted(*number, id, *block));
+            for right in wanted.flat_map(|(_, rights)| rights) {
+                all.entry(right.number.get()).or_default().insert(right.block);
+            }
+        }
+        all
     }
 
     /// For a right archive: its lefts and the id that it must have.

@@ -1,12 +1,17 @@
 //! Restores from a vault in memory: what comes back, and what a damaged or moved block costs.
 
+use super::check::Named;
+use super::findings::Findings;
 use super::metadata::OwnerMode;
+use super::objects::ArchiveName;
 use super::reader::Reader;
 use super::report::Report;
 use super::select::Select;
+use super::substitutes::Substitutes;
 use super::testing::{Vault, entry, file_of, symlink};
+use super::view::Snapshot;
 use super::write::Overwrite;
-use super::{Options, restore};
+use super::{Options, check, restore};
 use crate::crypto::identity::Identity;
 use crate::progress::Progress;
 use crate::report::{Exit, Outcome};
@@ -15,8 +20,9 @@ use crate::tree::{Entry, EntryKind, Extent, ListNode, ListRef};
 use shared::codec::{Blob, List};
 use shared::format::Kind;
 use shared::format::owner::{BlockName, Substitute, SubstitutePair};
-use shared::id::{ArchiveNumber, Digest};
+use shared::id::{ArchiveNumber, ChunkId, Digest};
 use shared::signature::sign;
+use shared::wire::Damage;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -298,6 +304,85 @@ fn substitutes_heal_and_only_from_those_who_may_sign_them() {
         assert_eq!(report.exit(), if honest { Exit::Done } else { Exit::Tampered }, "{:?}", report.findings.lines());
         assert_eq!(out.join("f").exists(), honest);
     }
+}
+
+/// A snapshot of one file whose archive is lost; a record names others instead. With the healing archive's number.
+fn healed_by(chunks: &dyn Fn(&Vault) -> Vec<(ChunkId, Vec<u8>)>, block: u32) -> (Vault, Digest, u64) {
+    let mut vault = Vault::new();
+    vault.block_bytes = 1;
+    let left = vault.chunk(b"healed");
+    let left_id = vault.page_entries[0].id;
+    let chunks = chunks(&vault);
+    let right = vault.archive_named(Kind::Data, &chunks)[0].archive;
+    // Only the left is named by the snapshot.
+    let right_id = vault.page_entries.remove(1).id;
+    let head = vault.snapshot(vec![file_of("f", &[left])]);
+    let left = BlockName { number: left.archive, id: left_id, block: 0 };
+    let right = List::new(vec![BlockName { number: right, id: right_id, block }]).unwrap();
+    let number = right[0].number.get();
+    let pairs = List::new(vec![SubstitutePair { left, right }]).unwrap();
+    let record = Substitute { source: vault.source(), lineage: vault.lineage, pairs };
+    let record = sign(record, &vault.signing).unwrap();
+    vault.store.substitutes.push(record.as_bytes().to_vec());
+    vault.store.regions.remove(&0);
+    (vault, head, number)
+}
+
+/// Findings of `check --read-data` on a snapshot.
+fn read_all(vault: &mut Vault, head: &Digest) -> Vec<String> {
+    let (source, head, identity) = (vault.trusted(), vault.head(head), Identity::from_seed(&[7; 32]));
+    let snapshot =
+        Snapshot { sink: 0, source: 0, head: head.clone(), content: Damage::Present, receipt: None, usable: true };
+    let mut reader = Reader::open(vault, &source, head, &identity).unwrap();
+    check::whole(&mut reader, &snapshot, &Progress::hidden()).unwrap().lines()
+}
+
+/// Findings of `check` without an identity.
+fn check_regions(vault: &mut Vault, head: &Digest) -> Vec<String> {
+    let (source, head) = (vault.trusted(), vault.head(head));
+    let (id, lineage, keys) = (vault.source(), vault.lineage, [*source.key()]);
+    let snapshot = Snapshot { sink: 0, source: 0, head, content: Damage::Present, receipt: None, usable: true };
+    let (mut findings, mut named) = (Findings::default(), Named::default());
+    named.snapshot(vault, &snapshot, &mut findings).unwrap();
+    let substitutes = Substitutes::load(vault, &id, &lineage, &keys, &mut findings).unwrap();
+    let name = |number| ArchiveName { source: id, lineage, number };
+    named.regions(vault, &source, name, &substitutes, &mut findings, &Progress::hidden()).unwrap();
+    findings.lines()
+}
+
+#[test]
+fn a_check_believes_what_stands_for_a_lost_archive_when_it_was_read() {
+    let id = |vault: &Vault| vault.namer().name(b"healed");
+    let other = |vault: &Vault| (vault.namer().name(b"other"), b"other".to_vec());
+    // The content itself, also behind something else.
+    let (mut vault, head, _) = healed_by(&|vault| vec![(id(vault), b"healed".to_vec())], 0);
+    assert_eq!(read_all(&mut vault, &head), [""; 0]);
+    let (mut vault, head, _) = healed_by(&|vault| vec![other(vault), (id(vault), b"healed".to_vec())], 1);
+    assert_eq!(read_all(&mut vault, &head), [""; 0]);
+    // Its id over something else.
+    let (mut vault, head, _) = healed_by(&|vault| vec![(id(vault), b"poison".to_vec())], 0);
+    let found = read_all(&mut vault, &head);
+    assert!(found.iter().any(|line| line.contains("is poisoned")), "{found:?}");
+    assert!(found.iter().any(|line| line.starts_with("/f: needs chunk")), "{found:?}");
+    // A sound block that the record names, and the id listed for another one, which nobody reads.
+    let (mut vault, head, _) = healed_by(&|vault| vec![other(vault), (id(vault), b"poison".to_vec())], 0);
+    let found = read_all(&mut vault, &head);
+    assert!(found.iter().any(|line| line.starts_with("/f: needs chunk")), "{found:?}");
+    // What the record names is gone.
+    let (mut vault, head, right) = healed_by(&|vault| vec![(id(vault), b"healed".to_vec())], 0);
+    vault.store.parts.remove(&(right, 0));
+    assert!(!read_all(&mut vault, &head).is_empty());
+}
+
+#[test]
+fn without_keys_what_stands_for_a_lost_archive_must_be_there() {
+    let chunks = |vault: &Vault| vec![(vault.namer().name(b"healed"), b"healed".to_vec())];
+    let (mut vault, head, right) = healed_by(&chunks, 0);
+    assert_eq!(check_regions(&mut vault, &head), [""; 0]);
+    vault.store.regions.remove(&right);
+    assert_eq!(check_regions(&mut vault, &head).len(), 1, "both are gone");
+    let (mut vault, head, _) = healed_by(&chunks, 1);
+    assert_eq!(check_regions(&mut vault, &head).len(), 1, "it has no such block");
 }
 
 #[test]
