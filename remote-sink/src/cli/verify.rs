@@ -24,7 +24,8 @@ const SHOWN_MAX: usize = 50;
 /// Read stored data again and check signatures, chains and hashes
 ///
 /// Needs no key and changes no object. What is damaged is named, with the snapshots that need it. The source is told at
-/// its next backup, and sends again what it still has.
+/// its next backup, and sends again what it still has. That this is the same content is the source's word: only an
+/// owner's `source-agent check --read-data` can confirm it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 all is well, 13 something is damaged or missing, 1 it could not be read.")]
 pub struct VerifyArgs {
@@ -228,7 +229,10 @@ fn notes(source: &SourceReport, context: &mut Context<'_>) -> Result<(), Failure
     }
     if source.healed > 0 {
         let healed = table::grouped(source.healed);
-        context.remark(format!("  {healed} damaged block(s) are healed: the source sent their content again"))?;
+        context.remark(format!(
+            "  {healed} damaged block(s) are healed by the source's word: it signed that other blocks, which are here and \
+             right, hold their content; an owner's check --read-data confirms it"
+        ))?;
     }
     if source.without_receipt > 0 {
         let count = source.without_receipt;

@@ -156,6 +156,9 @@ fn what_rotted_is_healed_by_the_next_backup_and_stays_healed() {
     assert_eq!(healing(&done)["blocks_not_healed"], 0);
     let found = verified(&usual);
     assert_eq!((&found["damaged"], &found["healed"], &found["damaged_blocks"]), (&0.into(), &rotten.into(), &0.into()));
+    // The sink cannot know what is in there, and says so.
+    let told = usual.vault.run().arg("verify").ok();
+    assert!(told.tell().contains("by the source's word"), "{}", told.tell());
     assert_eq!(damaged_blocks(&usual), 0);
     usual.reader.restore_path(&old, &usual.data, &usual.place.join("after")).ok();
     usual.reader.owner_run(&["check", "--read-data", "--restore-test", "50"]).ok();
