@@ -150,19 +150,20 @@ pub fn ask(
             match healed.get(&spot) {
                 // The sink's look is older than the healing.
                 Some(before) if before.at >= list.checked => continue,
-                Some(before) if before.times >= TIMES_MAX => {
-                    damage.listed.insert(spot);
-                    damage.given_up.push(spot);
-                    continue;
-                }
                 _ => {}
             }
             damage.listed.insert(spot);
-            if bytes + held.1 > most || chunks + held.0 > RUN_CHUNKS {
+            // What is given up is laid anew: that is sending too, if as backup and not beside it.
+            let gives_up = healed.get(&spot).is_some_and(|before| before.times >= TIMES_MAX);
+            if bytes + held.1 > if gives_up { RUN_BYTES } else { most } || chunks + held.0 > RUN_CHUNKS {
                 damage.later += 1;
                 continue;
             }
             (bytes, chunks) = (bytes + held.1, chunks + held.0);
+            if gives_up {
+                damage.given_up.push(spot);
+                continue;
+            }
             counts.insert(spot, held.0);
             let missing = !present.contains(&number);
             damage.sick.push(Sick { spot, id, kind, missing, chunks: None, fate: Fate::Lost });
@@ -333,14 +334,20 @@ fn heal(
     let is_whole = |sick: &Sick| sick.chunks.iter().flatten().all(|(id, _)| want.is_here(id));
     let mut whole = Vec::new();
     for at in batch {
-        if is_whole(patient.sick(*at)?) {
+        let (sick, others) = (patient.sick(*at)?, rights.get(at).map_or(0, BTreeSet::len));
+        let own = sick.chunks.iter().flatten().any(|(id, _)| want.content(id).is_some());
+        // What no record can say need not be sent.
+        if is_whole(sick) && others + usize::from(own) <= RIGHTS_MAX {
             whole.push(*at);
         }
     }
     let mut names = Names::new();
     for at in &whole {
-        names.insert(*at, named(&run.env.index, rights.get(at).into_iter().flatten())?);
+        if let Some(rights) = named(&run.env.index, rights.get(at).into_iter().flatten())? {
+            names.insert(*at, rights);
+        }
     }
+    whole.retain(|at| names.contains_key(at));
     for kind in [Kind::Data, Kind::Metadata] {
         let of_kind = |at: &usize| patient.damage.sick.get(*at).is_some_and(|sick| sick.kind == kind);
         let blocks: Vec<usize> = whole.iter().copied().filter(of_kind).collect();
@@ -361,15 +368,16 @@ fn heal(
     Ok(())
 }
 
-/// The blocks by their names; those of archives that the index does not know are left out.
-fn named<'s>(index: &Index, spots: impl Iterator<Item = &'s Spot>) -> Outcome<Vec<BlockName>> {
+/// The blocks by their names; `None` if the index does not know an archive of them: a record would not be true.
+fn named<'s>(index: &Index, spots: impl Iterator<Item = &'s Spot>) -> Outcome<Option<Vec<BlockName>>> {
     let mut names = Vec::new();
     for spot in spots {
-        if let (Some(id), Ok(number)) = (index.archive_id(spot.archive)?, ArchiveNumber::new(spot.archive)) {
-            names.push(BlockName { number, id, block: spot.block });
-        }
+        let (Some(id), Ok(number)) = (index.archive_id(spot.archive)?, ArchiveNumber::new(spot.archive)) else {
+            return Ok(None);
+        };
+        names.push(BlockName { number, id, block: spot.block });
     }
-    Ok(names)
+    Ok(Some(names))
 }
 
 /// What stands for blocks, by their places among the sick.
@@ -426,10 +434,12 @@ fn repeat(
     let mut open: Option<Repeating> = None;
     for at in blocks {
         let (mut plain, mut entries) = (run.sealer.flights.buffers.take(), Vec::new());
-        for (id, bytes) in patient.sick(*at)?.chunks.iter().flatten() {
+        for (id, _) in patient.sick(*at)?.chunks.iter().flatten() {
             if let Some(content) = want.content(id) {
                 plain.extend_from_slice(content);
-                entries.push(TableEntry { id: *id, bytes: *bytes });
+                // As long as it is, whatever the index said.
+                let bytes = u32::try_from(content.len()).map_err(|_| crate::index::Corrupt)?;
+                entries.push(TableEntry { id: *id, bytes });
             }
         }
         // All of it lies elsewhere already.
@@ -542,11 +552,8 @@ pub fn after(run: &Run, patients: &mut [Patient]) -> Outcome<()> {
                     break;
                 }
             }
-            if whole {
-                let rights = named(&run.env.index, spots.iter())?;
-                if rights.len() == spots.len() {
-                    names.insert(at, rights);
-                }
+            if whole && let Some(rights) = named(&run.env.index, spots.iter())? {
+                names.insert(at, rights);
             }
         }
         record(run, patient, names)?;

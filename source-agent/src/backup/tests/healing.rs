@@ -238,3 +238,16 @@ fn healing_leaves_the_last_of_the_quota_to_the_backup() {
     assert_eq!(world.run_and_check().remotes[0].healing.unwrap().later, 0);
     assert_eq!(lefts(&world, 0), all.iter().copied().collect::<Vec<_>>());
 }
+
+#[test]
+fn what_is_made_again_says_its_true_lengths() {
+    let world = filled(1);
+    let all = live(&world, 0);
+    let before = world.sinks[0].held();
+    let index = rusqlite::Connection::open(world.dir.path().join("cache/index.sqlite")).unwrap();
+    index.execute("UPDATE chunks SET bytes = bytes + 1", []).unwrap();
+    drop(index);
+    claim(&world, 0, &all, 10, 20);
+    assert_eq!(world.run().remotes[0].healing.unwrap().healed, all.len() as u64);
+    assert_pairs_are_true(&world, 0, &before);
+}
