@@ -142,6 +142,8 @@ pub struct Env {
     pub budget_bytes: u64,
     pub checkpoint_every: Duration,
     pub checkpoint_bytes: u64,
+    /// Bytes of files that are read to heal one remote.
+    pub heal_read_bytes: u64,
     /// Makes the counter that shows the reading of a set.
     pub progress: Box<dyn Fn(&str) -> Progress + Send + Sync>,
     pub told: Box<dyn Fn(&str) + Send + Sync>,
@@ -246,7 +248,7 @@ fn run_once(env: &Env, sets: &[SetPlan]) -> Outcome<Report> {
     let mut threads = Vec::new();
     let mut patients = Vec::new();
     for (at, mut remote) in connected {
-        patients.extend(remote.damage.take().map(|damage| Patient::new(at, remote.facts, damage)));
+        patients.extend(remote.damage.take().map(|damage| Patient::new(at, remote.facts, damage, &env.clock)));
         let (sender, receiver) = unbounded();
         work.push((at, sender));
         let facts = (remote.facts, remote.client.welcome().journal);

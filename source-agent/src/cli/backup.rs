@@ -5,7 +5,7 @@ mod summary;
 use crate::backup::hooks::{self, Metrics};
 use crate::backup::push::Dial;
 use crate::backup::{
-    CHECKPOINT_BYTES, CHECKPOINT_EVERY, Env, Input, Limit, OnExclude, RemotePlan, Report, SetPlan, budget, paths,
+    CHECKPOINT_BYTES, CHECKPOINT_EVERY, Env, Input, Limit, OnExclude, RemotePlan, Report, SetPlan, budget, heal, paths,
     stream,
 };
 use crate::cli::Context;
@@ -305,6 +305,7 @@ fn env(args: &BackupArgs, context: &Context, loaded: &Loaded, keys: SourceKeys) 
         budget_bytes: budget::BUDGET_BYTES,
         checkpoint_every: CHECKPOINT_EVERY,
         checkpoint_bytes: CHECKPOINT_BYTES,
+        heal_read_bytes: heal::READ_BYTES,
         progress: Box::new(move |set| Progress::new(&for_progress, set, None)),
         told: Box::new(move |line| progress::notice(&for_lines, line)),
         warned: Box::new(move |line| progress::warn(&for_warnings, line)),

@@ -1,6 +1,7 @@
 //! Seeking the chunks of damaged blocks where the last snapshots say that they came from: in files, which are read and
 //! cut again, and in directories, whose nodes are made again from the local index, byte for byte.
 
+use super::Effort;
 use crate::backup::content::{Contents, Issue, Of, device_bytes};
 use crate::backup::lay::Lane;
 use crate::backup::outcome::Met;
@@ -53,7 +54,7 @@ impl Want {
     }
 }
 
-/// Ends the search: nothing is left to seek.
+/// Ends the search: nothing is left to seek, or no time.
 const ENOUGH: &str = "enough";
 
 /// Keeps what is sought. References are to where the index says that chunks lie, as in the last snapshot: so nodes come
@@ -62,30 +63,33 @@ struct Collector<'w> {
     want: &'w mut Want,
     namer: ChunkNamer,
     lookup: Lookup,
+    effort: &'w mut Effort,
 }
 
 impl Keep for Collector<'_> {
     fn put(&mut self, _: Lane, chunk: &[u8]) -> Outcome<ChunkRef> {
         let id = self.namer.name(chunk);
         self.want.found(&id, chunk);
-        if self.want.left == 0 {
-            return Err(Failure::new(ENOUGH, Exit::Done, "everything was found"));
+        if self.want.left == 0 || self.effort.is_over() {
+            return Err(Failure::new(ENOUGH, Exit::Done, "there is no more to seek"));
         }
         let spot = self.lookup.find(&id)?.unwrap_or(Spot { archive: 0, block: 0 });
         reference(id, chunk.len(), spot)
     }
 }
 
-/// Seeks chunks that lay in these blocks.
-pub fn collect(run: &Run, spots: &HashSet<Spot>, want: &mut Want) -> Outcome<()> {
+/// Seeks chunks that lay in these blocks, within what may be spent on it.
+pub fn collect(run: &Run, spots: &HashSet<Spot>, want: &mut Want, effort: &mut Effort) -> Outcome<()> {
     if want.left == 0 {
         return Ok(());
     }
     let env = run.env;
     let progress = (env.progress)("healing");
-    let contents = Contents::new(&run.cutter, &progress, Arc::new(Met::default()), Arc::clone(&run.stop));
-    let collector = Collector { want, namer: env.secret.chunk_namer(&env.lineage), lookup: env.index.lookup()? };
-    let mut search = Search { spots, contents, collector };
+    let met = Arc::new(Met::default());
+    let contents = Contents::new(&run.cutter, &progress, Arc::clone(&met), Arc::clone(&run.stop));
+    let (namer, lookup) = (env.secret.chunk_namer(&env.lineage), env.index.lookup()?);
+    let collector = Collector { want, namer, lookup, effort };
+    let mut search = Search { spots, contents, collector, met };
     for path in series::all(&env.cache_dir) {
         let refers = |spot: Spot| spots.contains(&spot);
         let done = series::for_each_row(&path, refers, |dir, row| {
@@ -107,6 +111,7 @@ pub fn collect(run: &Run, spots: &HashSet<Spot>, want: &mut Want) -> Outcome<()>
 struct Search<'s> {
     spots: &'s HashSet<Spot>,
     contents: Contents<'s>,
+    met: Arc<Met>,
     collector: Collector<'s>,
 }
 
@@ -146,6 +151,16 @@ impl Search<'_> {
             FileType::BlockDevice => (device_bytes(&file)?, true),
             _ => return Err(Issue::Gone),
         };
-        self.contents.read(&file, &Of { name, stat: &stat, size, device }, &mut self.collector).map(|_| ())
+        // A larger one holds nothing for us: the walk reads it, once for all remotes.
+        let held = if device { size } else { size.min((stat.st_blocks as u64).saturating_mul(512)) };
+        let left = self.collector.effort.read_left.checked_sub(held);
+        self.collector.effort.read_left = left.ok_or(Issue::Gone)?;
+        let before = self.met.bytes_read.get();
+        let read = self.contents.read(&file, &Of { name, stat: &stat, size, device }, &mut self.collector);
+        // A file system that compresses holds less than it gives.
+        let more = (self.met.bytes_read.get() - before).saturating_sub(held);
+        let effort = &mut self.collector.effort;
+        effort.read_left = effort.read_left.saturating_sub(more);
+        read.map(|_| ())
     }
 }

@@ -32,6 +32,7 @@ use shared::format::owner::{BlockName, Substitute, SubstitutePair};
 use shared::id::{ArchiveId, ArchiveNumber, ChunkId};
 use shared::limits::{ARCHIVE_CHUNKS_MAX, ARCHIVE_PARTS_MAX};
 use shared::signature::sign;
+use shared::sys::Clock;
 use shared::wire::Welcome;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -43,6 +44,10 @@ const RUN_CHUNKS: u64 = 1 << 20;
 /// Plaintext that is sought at a time: each file is read once for so much.
 const BATCH_BYTES: u64 = 32 << 20;
 const BATCH_CHUNKS: usize = 1 << 17;
+/// Seconds by the run's clock after which no more is sought and sent for one remote: the others wait for it meanwhile.
+const RUN_SECONDS: i64 = 30 * 60;
+/// Bytes of files that are read for one remote. What larger files hold is left to the walk, which reads them once for all.
+pub const READ_BYTES: u64 = 64 << 30;
 /// Chunk tables that are fetched for it.
 const TABLES_MAX: usize = 128;
 /// Room that healing leaves to the backup: this much, or this part of the source's quota if that is less.
@@ -109,8 +114,28 @@ pub struct Patient {
     facts: SinkFacts,
     damage: Damage,
     healing: Healing,
-    /// It takes no more records.
+    /// It takes no more records, or had its time.
     closed: bool,
+    effort: Effort,
+}
+
+/// What is still to be spent on a remote, whatever its list makes us do.
+pub struct Effort {
+    clock: Arc<dyn Clock>,
+    until: i64,
+    /// Bytes of files.
+    read_left: u64,
+}
+
+impl Effort {
+    fn new(run: &Run) -> Self {
+        let clock = Arc::clone(&run.env.clock);
+        let until = clock.now().saturating_add(RUN_SECONDS);
+        Self { clock, until, read_left: run.env.heal_read_bytes }
+    }
+    fn is_over(&self) -> bool {
+        self.clock.now() >= self.until
+    }
 }
 
 /// Asks a sink for its list of damage, and looks up what the damaged blocks held.
@@ -220,8 +245,9 @@ fn table(client: &mut Client, me: &Me, number: u64, id: &ArchiveId) -> Outcome<O
 }
 
 impl Patient {
-    pub fn new(at: usize, facts: SinkFacts, damage: Damage) -> Self {
-        Self { at, facts, damage, healing: Healing::default(), closed: false }
+    pub fn new(at: usize, facts: SinkFacts, damage: Damage, clock: &Arc<dyn Clock>) -> Self {
+        let effort = Effort { clock: Arc::clone(clock), until: i64::MAX, read_left: 0 };
+        Self { at, facts, damage, healing: Healing::default(), closed: false, effort }
     }
 
     /// What was done, for the report.
@@ -276,6 +302,7 @@ impl Elsewhere {
 /// Before anything is walked: makes damaged blocks again from the last snapshots' files and directories.
 pub fn before(run: &Run, patients: &mut [Patient], compression: Compression) -> Outcome<()> {
     for patient in patients {
+        patient.effort = Effort::new(run);
         let elsewhere = Elsewhere::new(&run.env.index, &patient.facts)?;
         for batch in batches(&patient.damage.sick) {
             if patient.closed {
@@ -330,7 +357,14 @@ fn heal(
         }
     }
     let spots: HashSet<Spot> = batch.iter().filter_map(|at| Some(patient.damage.sick.get(*at)?.spot)).collect();
-    find::collect(run, &spots, &mut want)?;
+    find::collect(run, &spots, &mut want, &mut patient.effort)?;
+    if patient.effort.is_over() {
+        let name = run.env.remotes[patient.at].dial.name();
+        (run.env.warned)(&format!("{name}: healing takes long: the rest is left to later runs"));
+        patient.closed = true;
+        patient.put_off(batch);
+        return Ok(());
+    }
     let is_whole = |sick: &Sick| sick.chunks.iter().flatten().all(|(id, _)| want.is_here(id));
     let mut whole = Vec::new();
     for at in batch {
@@ -527,6 +561,8 @@ fn send(run: &Run, patient: &Patient, record: shared::signature::Verified<Substi
                 (run.env.warned)(&format!("{name}: nothing more is healed: {}", shown(failure.message.as_bytes())));
                 return Ok(false);
             }
+            // A sink that takes it ever so slowly must not hold up the others.
+            Err(RecvTimeoutError::Timeout) if patient.effort.is_over() => return Ok(false),
             Err(RecvTimeoutError::Timeout) => run.stop.check()?,
             // It has ended, and says why by itself.
             Err(RecvTimeoutError::Disconnected) => return Ok(false),
@@ -537,6 +573,7 @@ fn send(run: &Run, patient: &Patient, record: shared::signature::Verified<Substi
 /// After all sets were committed: blocks whose chunks lie elsewhere by now, sent again as new data.
 pub fn after(run: &Run, patients: &mut [Patient]) -> Outcome<()> {
     for patient in patients.iter_mut().filter(|patient| !patient.closed) {
+        patient.effort = Effort::new(run);
         let elsewhere = Elsewhere::new(&run.env.index, &patient.facts)?;
         let mut names = Names::new();
         for (at, sick) in patient.damage.sick.iter().enumerate().filter(|(_, sick)| sick.fate != Fate::Healed) {

@@ -239,6 +239,50 @@ fn healing_leaves_the_last_of_the_quota_to_the_backup() {
     assert_eq!(lefts(&world, 0), all.iter().copied().collect::<Vec<_>>());
 }
 
+/// Half an hour goes by with each look at it.
+struct Racing(std::sync::atomic::AtomicI64);
+impl shared::sys::Clock for Racing {
+    fn now(&self) -> i64 {
+        self.0.fetch_add(1800, std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn a_remote_gets_no_more_time_than_its_share() {
+    let world = filled(2);
+    let all = live(&world, 0);
+    let sent = world.sinks[0].archives();
+    claim(&world, 0, &all, 10, 20);
+    let mut env = world.env();
+    env.clock = Arc::new(Racing(1_700_000_000.into()));
+    let report = run(&mut env, &[world.set()]).unwrap();
+    assert!(report.failure.is_none());
+    assert_eq!(report.sets[0].snapshots.len(), 2, "both have their snapshot");
+    let healing = report.remotes[0].healing.unwrap();
+    assert_eq!((healing.healed, healing.lost, healing.later), (0, 0, all.len() as u64));
+    assert_eq!(world.sinks[0].archives(), sent);
+}
+
+#[test]
+fn files_beyond_what_is_read_for_healing_are_left_to_the_walk() {
+    let world = filled(2);
+    let all = live(&world, 0);
+    let before = world.sinks[0].held();
+    claim(&world, 0, &all, 10, 20);
+    let mut env = world.env();
+    env.heal_read_bytes = 8 << 20;
+    let report = run(&mut env, &[world.set()]).unwrap();
+    assert!(report.failure.is_none());
+    // Read once, laid anew for both, and then it stands for what was damaged.
+    let read = report.sets[0].met.bytes_read.get();
+    assert!((10 << 20..14 << 20).contains(&read), "{read}");
+    assert!(report.remotes[0].healing.unwrap().healed > 0);
+    assert_pairs_are_true(&world, 0, &before);
+    drop(env);
+    claim(&world, 0, &Blocks::new(), 10, 20);
+    world.run_and_check();
+}
+
 #[test]
 fn what_is_made_again_says_its_true_lengths() {
     let world = filled(1);

@@ -104,6 +104,7 @@ impl World {
             budget_bytes: 0,
             checkpoint_every: Duration::from_secs(3600),
             checkpoint_bytes: self.checkpoint_bytes,
+            heal_read_bytes: heal::READ_BYTES,
             progress: Box::new(|_| Progress::hidden()),
             told: Box::new(|_| {}),
             warned: Box::new(move |line| warnings.lock().push(line.to_owned())),
