@@ -14,12 +14,13 @@ use crate::index::uses::Spot;
 use crate::index::{DAMAGED, Lookup, series};
 use crate::report::{Exit, Failure, Outcome};
 use crate::tree::{ChunkRef, Entry, EntryKind, Extent};
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
 use shared::id::ChunkId;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
@@ -138,10 +139,9 @@ impl Search<'_> {
     fn read(&mut self, path: &[u8], name: &[u8]) -> Result<(), Issue> {
         // Not blocking: the name may be a pipe by now.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-        let path = OsStr::from_bytes(path);
-        let fd = match rustix::fs::open(path, flags | OFlags::NOATIME, Mode::empty()) {
+        let fd = match open(path, flags | OFlags::NOATIME) {
             // Only the owner of a file may read it without a trace.
-            Err(Errno::PERM) => rustix::fs::open(path, flags, Mode::empty())?,
+            Err(Errno::PERM) => open(path, flags)?,
             opened => opened?,
         };
         let stat = rustix::fs::fstat(&fd)?;
@@ -162,5 +162,49 @@ impl Search<'_> {
         let effort = &mut self.collector.effort;
         effort.read_left = effort.read_left.saturating_sub(more);
         read.map(|_| ())
+    }
+}
+
+/// Opens a file by its absolute path through no symbolic link: a directory on the way may have become one since the last
+/// snapshot, and lead to a device that does something when it is opened.
+fn open(path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    match openat2(CWD, OsStr::from_bytes(path), flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        // Before Linux 5.6.
+        Err(Errno::NOSYS) => open_by_steps(path, flags),
+        opened => opened,
+    }
+}
+
+fn open_by_steps(path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let way = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut at = rustix::fs::open("/", way, Mode::empty())?;
+    let mut names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).map(OsStr::from_bytes).peekable();
+    while let Some(name) = names.next() {
+        if names.peek().is_none() {
+            return openat(&at, name, flags | OFlags::NOFOLLOW, Mode::empty());
+        }
+        at = openat(&at, name, way, Mode::empty())?;
+    }
+    Err(Errno::NOENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_opened_through_no_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(top.join("real")).unwrap();
+        std::fs::write(top.join("real/file"), b"x").unwrap();
+        std::os::unix::fs::symlink("real", top.join("link")).unwrap();
+        std::os::unix::fs::symlink("file", top.join("real/other")).unwrap();
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        for open in [open, open_by_steps] {
+            let opens = |name: &str| open(top.join(name).as_os_str().as_bytes(), flags).is_ok();
+            assert!(opens("real/file"));
+            assert!(!opens("link/file") && !opens("real/other") && !opens("real/none"));
+        }
     }
 }
