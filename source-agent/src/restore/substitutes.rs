@@ -11,10 +11,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 /// Pairs that are taken of one lineage.
 const PAIRS_MAX: usize = 1 << 20;
 
+/// Left id, and all right blocks of a pair: together they hold what the left one held.
+type Pair = (ArchiveId, Vec<BlockName>);
+
 #[derive(Debug, Default)]
 pub struct Substitutes {
-    /// Left id, and all right blocks of a pair: together they hold what the left one held.
-    by_left: HashMap<(u64, u32), Vec<(ArchiveId, Vec<BlockName>)>>,
+    by_left: HashMap<(u64, u32), Vec<Pair>>,
     /// Right archives: left number, left id, right id.
     by_right: HashMap<u64, Vec<(ArchiveNumber, ArchiveId, ArchiveId)>>,
 }

@@ -306,8 +306,11 @@ fn substitutes_heal_and_only_from_those_who_may_sign_them() {
     }
 }
 
+/// Chunks under ids that may be wrong.
+type NamedChunks = Vec<(ChunkId, Vec<u8>)>;
+
 /// A snapshot of one file whose archive is lost; a record names others instead. With the healing archive's number.
-fn healed_by(chunks: &dyn Fn(&Vault) -> Vec<(ChunkId, Vec<u8>)>, block: u32) -> (Vault, Digest, u64) {
+fn healed_by(chunks: &dyn Fn(&Vault) -> NamedChunks, block: u32) -> (Vault, Digest, u64) {
     let mut vault = Vault::new();
     vault.block_bytes = 1;
     let left = vault.chunk(b"healed");
