@@ -184,7 +184,6 @@ impl Command {
 
 /// Parses the arguments, runs the command, prints a failure, returns the exit code.
 pub fn main() -> ExitCode {
-    crate::memory::give_back_large_buffers();
     run(std::env::args_os())
 }
 
@@ -195,6 +194,10 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Err(error) => return unparsed(&error, &arguments),
     };
     no_core_dumps();
+    // Before there are threads. What restores gets its blocks from the heap: that is faster, and takes little.
+    if matches!(cli.command, Command::Backup(_)) {
+        crate::memory::give_back_large_buffers();
+    }
     if let Err(e) = signals::watch() {
         warn(&cli.context, &format!("signals end this run at once: {e}"));
     }
