@@ -4,7 +4,6 @@
 //!     cargo bench --package benches -- seal    those with `seal` in their names
 #![allow(clippy::unwrap_used)]
 
-use benches::{Numbers, noise, text};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use shared::format::{Envelope, Kem, Kind};
 use shared::id::{ArchiveId, ArchiveNumber, ChunkId, Lineage, Salt, SessionId, SourceId, VerifyKey};
@@ -21,8 +20,32 @@ use source_agent::crypto::wrap::{new_session, open_session};
 use source_agent::index::{ArchiveFacts, Index};
 use source_agent::tree::table::TableEntry;
 use std::hint::black_box;
+use tests::Chance;
 
 const MIB: usize = 1 << 20;
+
+/// Bytes that do not compress.
+fn noise(bytes: usize) -> Vec<u8> {
+    Chance::new(1).bytes(bytes)
+}
+
+/// Lines of a log: words from a stock of 2,000, times. Compresses to about a third.
+fn text(bytes: usize) -> Vec<u8> {
+    let mut chance = Chance::new(2);
+    let stock: Vec<String> = (0..2000).map(|_| format!("{:x}", chance.below(1 << 28))).collect();
+    let mut all = String::with_capacity(bytes + 200);
+    while all.len() < bytes {
+        all += &format!("2026-11-{:02} {:05} ", chance.below(30) + 1, chance.below(1 << 16));
+        for _ in 0..12 {
+            all += chance.pick::<String>(&stock);
+            all.push(' ');
+        }
+        all.push('\n');
+    }
+    all.truncate(bytes);
+    all.into_bytes()
+}
+
 const SOURCE: SourceId = SourceId::new([1; 32]);
 const LINEAGE: Lineage = Lineage::new([2; 16]);
 
@@ -117,15 +140,8 @@ fn keys(c: &mut Criterion) {
 }
 
 /// An archive's table: 16 blocks of 64 chunks.
-fn table(numbers: &mut Numbers) -> Vec<Vec<TableEntry>> {
-    let mut id = || {
-        let words = [numbers.draw(), numbers.draw(), numbers.draw(), numbers.draw()];
-        let mut id = [0; 32];
-        for (at, word) in words.iter().enumerate() {
-            id[at * 8..at * 8 + 8].copy_from_slice(&word.to_le_bytes());
-        }
-        ChunkId::new(id)
-    };
+fn table(chance: &mut Chance) -> Vec<Vec<TableEntry>> {
+    let mut id = || ChunkId::new(std::array::from_fn(|_| chance.below(256) as u8));
     (0..16).map(|_| (0..64).map(|_| TableEntry { id: id(), bytes: 16_384 }).collect()).collect()
 }
 
@@ -140,10 +156,10 @@ fn index(c: &mut Criterion) {
     let dir = tempfile::tempdir().unwrap();
     let (index, _) = Index::open(dir.path(), &SOURCE, &LINEAGE).unwrap();
     let sink = index.sink(&VerifyKey::new([7; 32])).unwrap();
-    let mut numbers = Numbers::new(9);
+    let mut chance = Chance::new(9);
     let mut known = Vec::new();
     for number in 0..256 {
-        let table = table(&mut numbers);
+        let table = table(&mut chance);
         known.extend(table.iter().flatten().map(|entry| entry.id));
         index.acknowledge(&sink, &facts(number, &table), true).unwrap();
     }
@@ -162,7 +178,7 @@ fn index(c: &mut Criterion) {
     group.throughput(Throughput::Elements(1024));
     group.bench_function("note an archive of 1,024 chunks", |b| {
         b.iter_batched(
-            || table(&mut numbers),
+            || table(&mut chance),
             |table| {
                 number += 1;
                 index.acknowledge(&sink, &facts(number, &table), true).unwrap();

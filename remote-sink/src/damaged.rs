@@ -6,11 +6,12 @@ use crate::store::StoreError;
 use crate::store::directory::Root;
 use crate::store::layout::damaged_path;
 use minicbor::{Decode, Encode};
+use shared::bits;
 use shared::codec::{Blob, List};
 use shared::id::{ArchiveId, ArchiveNumber, Lineage, SourceId, SourceName};
 use shared::limits::{ARCHIVE_PARTS_MAX, DAMAGED_ARCHIVES_MAX};
 use shared::signature::{Object, Plain};
-use shared::wire::reply::{DamagedItem, DamagedList, set_bits};
+use shared::wire::reply::{DamagedItem, DamagedList};
 use std::io::Read;
 
 /// Blocks of one archive that snapshots need and that cannot be read.
@@ -31,7 +32,7 @@ pub struct LostBlocks {
 
 impl LostBlocks {
     pub fn numbers(&self) -> impl Iterator<Item = u32> {
-        set_bits(&self.blocks)
+        bits::numbers(&self.blocks)
     }
     pub fn count(&self) -> u64 {
         self.blocks.iter().map(|byte| u64::from(byte.count_ones())).sum()

@@ -3,6 +3,7 @@
 //! Absences that hold here: no type for plaintext, none for a decrypting key, no network, no policy.
 //! `docs/format.md` specifies the bytes at rest, `docs/protocol.md` the bytes in flight.
 
+pub mod bits;
 pub mod card;
 pub mod codec;
 pub mod format;

@@ -3,6 +3,7 @@
 
 use crate::retention::vault::{RetentionError, Source};
 use crate::store::{Name, Shelf, names, read_whole};
+use shared::bits;
 use shared::format::{Body, Page, Substitute};
 use shared::id::{ArchiveNumber, Digest, Lineage};
 use shared::limits::{BODY_BYTES_MAX, PAGE_BYTES_MAX, SUBSTITUTE_BYTES_MAX};
@@ -24,13 +25,10 @@ impl Bits {
         &self.0
     }
     pub fn has(&self, at: usize) -> bool {
-        self.0.get(at / 8).is_some_and(|byte| byte >> (at % 8) & 1 == 1)
+        bits::is_set(&self.0, at)
     }
     pub fn set(&mut self, at: usize) {
-        if self.0.len() <= at / 8 {
-            self.0.resize(at / 8 + 1, 0);
-        }
-        self.0[at / 8] |= 1 << (at % 8);
+        bits::set(&mut self.0, at);
     }
     pub fn add(&mut self, other: &[u8]) {
         if self.0.len() < other.len() {

@@ -187,15 +187,14 @@ impl Archives {
         Self { facts, healed, whole, suspects }
     }
 
-    /// Why a page's entry cannot be read back; `None` if it can.
-    pub fn lacks(&self, lineage: &Lineage, entry: &PageEntry) -> Option<Lack> {
+    /// Why a page's entry, of which these blocks are lost, cannot be read back; `None` if it can.
+    pub fn lacks(&self, lineage: &Lineage, entry: &PageEntry, lost: &[u32]) -> Option<Lack> {
         let facts = self.facts.get(&(*lineage, entry.number)).filter(|facts| facts.id == entry.id);
         if let Some(facts) = facts
             && entry.blocks_named() > facts.blocks
         {
             return Some(Lack::Beyond);
         }
-        let lost = self.lost(lineage, entry);
         let is_absent = |facts: &Facts| lost.iter().any(|block| facts.absent.contains(block));
         match facts {
             _ if lost.is_empty() => None,

@@ -4,6 +4,7 @@ use crate::damaged::LostBlocks;
 use crate::store::{Name, read_whole};
 use crate::verify::archives::{Archives, Lack};
 use crate::verify::{Judged, SourceReport, read};
+use shared::bits;
 use shared::codec::Blob;
 use shared::format::{Body, Envelope, Head, Page, Receipt};
 use shared::id::{ArchiveId, ArchiveNumber, Digest, Lineage};
@@ -21,10 +22,11 @@ const SNAPSHOTS_MAX: usize = 100;
 struct PageVerdict {
     span: Option<(ArchiveNumber, ArchiveNumber)>,
     lacks: Vec<(ArchiveNumber, Lack)>,
-    /// What it names, and the blocks of that that are lost.
-    named: Vec<(ArchiveNumber, ArchiveId, Vec<u32>)>,
     readable: bool,
 }
+
+/// An archive as a page names it, and lost blocks of it.
+type Named = (ArchiveNumber, ArchiveId, Vec<u32>);
 
 struct Judge<'a> {
     judged: &'a Judged<'a>,
@@ -50,14 +52,11 @@ fn by_lineage(names: &[Name]) -> BTreeMap<Lineage, BTreeSet<u64>> {
 
 /// What is lost of an archive, as it is noted; `None` if nothing is.
 fn lost_blocks(place: &(Lineage, ArchiveNumber), id: ArchiveId, blocks: &BTreeSet<u32>) -> Option<LostBlocks> {
-    let mut bits = vec![0u8; *blocks.last()? as usize / 8 + 1];
-    for block in blocks {
-        if let Some(byte) = bits.get_mut(*block as usize / 8) {
-            *byte |= 1 << (block % 8);
-        }
-    }
+    blocks.last()?;
+    let mut row = Vec::new();
+    blocks.iter().for_each(|block| bits::set(&mut row, *block as usize));
     // Page entries have no more bits than a list takes.
-    Some(LostBlocks { lineage: place.0, number: place.1, id, blocks: Blob::new(bits).ok()? })
+    Some(LostBlocks { lineage: place.0, number: place.1, id, blocks: Blob::new(row).ok()? })
 }
 
 /// Judges all chains of a source.
@@ -210,11 +209,11 @@ impl Judge<'_> {
         let mut last = None;
         for digest in body.pages.iter() {
             if !self.pages.contains_key(digest) {
-                let verdict = self.page(digest, &head.lineage);
-                for (number, id, blocks) in &verdict.named {
+                let (verdict, named) = self.page(digest, &head.lineage);
+                for (number, id, blocks) in named {
                     // Two snapshots that mean different archives by one number: the first is asked for.
-                    let (known, lost) = self.lost.entry((head.lineage, *number)).or_insert((*id, BTreeSet::new()));
-                    if known == id {
+                    let (known, lost) = self.lost.entry((head.lineage, number)).or_insert((id, BTreeSet::new()));
+                    if *known == id {
                         lost.extend(blocks);
                     }
                 }
@@ -237,24 +236,23 @@ impl Judge<'_> {
         }
     }
 
-    fn page(&self, digest: &Digest, lineage: &Lineage) -> PageVerdict {
+    /// Judges a page; with what it names where something is wrong or lost, and the blocks of that that are lost.
+    fn page(&self, digest: &Digest, lineage: &Lineage) -> (PageVerdict, Vec<Named>) {
         let bytes = read_whole(self.judged.store, &Name::Page(*digest), PAGE_BYTES_MAX).ok().flatten();
         let page = bytes
             .and_then(|bytes| Plain::<Page>::parse(&bytes).ok())
             .filter(|page| page.digest() == *digest && page.source == self.judged.id && page.lineage == *lineage);
-        let Some(page) = page else { return PageVerdict::default() };
-        let lacks = page.archives.iter().filter_map(|entry| Some((entry.number, self.archives.lacks(lineage, entry)?)));
-        let named = page.archives.iter().filter_map(|entry| {
+        let Some(page) = page else { return (PageVerdict::default(), Vec::new()) };
+        let (mut lacks, mut named) = (Vec::new(), Vec::new());
+        for entry in page.archives.iter() {
             let lost = self.archives.lost(lineage, entry);
-            let tell = !lost.is_empty() || self.archives.is_suspect(&(*lineage, entry.number));
-            tell.then_some((entry.number, entry.id, lost))
-        });
-        PageVerdict {
-            named: named.collect(),
-            span: page.archives.first().zip(page.archives.last()).map(|(first, last)| (first.number, last.number)),
-            lacks: lacks.collect(),
-            readable: true,
+            lacks.extend(self.archives.lacks(lineage, entry, &lost).map(|lack| (entry.number, lack)));
+            if !lost.is_empty() || self.archives.is_suspect(&(*lineage, entry.number)) {
+                named.push((entry.number, entry.id, lost));
+            }
         }
+        let span = page.archives.first().zip(page.archives.last()).map(|(first, last)| (first.number, last.number));
+        (PageVerdict { span, lacks, readable: true }, named)
     }
 
     /// Says with each damaged object which snapshots need it; what only a snapshot misses is a finding of its own.

@@ -1,5 +1,6 @@
 //! Archives and their generations (docs/format.md, section "Archive").
 
+use crate::bits;
 use crate::codec::{FormatError, List};
 use crate::format::envelope::Envelope;
 use crate::id::{ArchiveId, ArchiveNumber, Digest, Lineage, Salt, SessionId, SourceId, VerifyKey};
@@ -232,7 +233,7 @@ impl ArchiveLayout {
     pub fn holds(&self, part: usize) -> bool {
         match &self.present {
             None => true,
-            Some(bits) => bits.get(part / 8).is_some_and(|byte| byte >> (part % 8) & 1 == 1),
+            Some(bits) => bits::is_set(bits, part),
         }
     }
 

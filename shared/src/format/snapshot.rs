@@ -1,5 +1,6 @@
 //! Heads, bodies and ref pages (docs/format.md, section "Snapshot").
 
+use crate::bits;
 use crate::codec::{Blob, FormatError, List, Text};
 use crate::id::{ArchiveId, ArchiveNumber, Chain, Digest, Lineage, Salt, Series, SessionId, SourceId, VerifyKey};
 use crate::limits::{
@@ -138,8 +139,7 @@ pub struct PageEntry {
 
 impl PageEntry {
     pub fn is_live(&self, block: u32) -> bool {
-        let at = block as usize;
-        self.live.get(at / 8).is_some_and(|byte| byte >> (at % 8) & 1 == 1)
+        bits::is_set(&self.live, block as usize)
     }
     /// One more than the highest live block.
     pub fn blocks_named(&self) -> u32 {

@@ -1,5 +1,6 @@
 //! Replies (docs/protocol.md, section "Replies"), in the order of the requests.
 
+use crate::bits;
 use crate::codec::{self, Blob, FormatError, List, Text};
 use crate::id::{ArchiveId, ArchiveNumber, Digest, Lineage, SourceId, SourceName};
 use crate::limits::{
@@ -219,14 +220,8 @@ pub struct DamagedItem {
 
 impl DamagedItem {
     pub fn numbers(&self) -> impl Iterator<Item = u32> {
-        set_bits(&self.blocks)
+        bits::numbers(&self.blocks)
     }
-}
-
-/// Numbers of the bits that are set, lowest first.
-pub fn set_bits(bits: &[u8]) -> impl Iterator<Item = u32> {
-    let is_set = |at: &u32| bits.get(*at as usize / 8).is_some_and(|byte| byte >> (at % 8) & 1 == 1);
-    (0..bits.len() as u32 * 8).filter(is_set)
 }
 
 /// What the sink's last look found damaged. The sink's word: at worst it makes a source send something again.

@@ -3,6 +3,7 @@
 use crate::index::uses::Spot;
 use crate::index::{Corrupt, Index};
 use crate::report::{Exit, Failure, Outcome};
+use shared::bits;
 use shared::codec::{Blob, FormatError, List};
 use shared::format::{Page, PageEntry};
 use shared::id::{ArchiveId, ArchiveNumber, Lineage, SourceId};
@@ -85,12 +86,8 @@ impl<'a> Pages<'a> {
 }
 
 fn set(live: &mut Vec<u8>, block: u32) {
-    let at = block as usize / 8;
-    if at < ARCHIVE_PARTS_MAX / 8 {
-        if live.len() <= at {
-            live.resize(at + 1, 0);
-        }
-        live[at] |= 1 << (block % 8);
+    if (block as usize) < ARCHIVE_PARTS_MAX {
+        bits::set(live, block as usize);
     }
 }
 

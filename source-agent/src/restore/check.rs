@@ -14,13 +14,13 @@ use crate::restore::{WALK_READ_AHEAD, open, ordered, verify};
 use crate::tree::{ChunkRef, Entry, EntryKind, Extent};
 use crossbeam_channel::bounded;
 use parking_lot::Mutex;
+use shared::bits;
 use shared::format::PageEntry;
 use shared::format::owner::BlockName;
 use shared::format::snapshot::PageOrder;
 use shared::id::{ArchiveId, ArchiveNumber, ChunkId, Digest};
 use shared::text::printable;
 use shared::wire::Damage;
-use shared::wire::reply::set_bits;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -66,10 +66,6 @@ impl Share {
     }
 }
 
-fn is_set(bits: &[u8], at: u32) -> bool {
-    bits.get(at as usize / 8).is_some_and(|byte| byte >> (at % 8) & 1 == 1)
-}
-
 /// What the snapshots of one chain name.
 #[derive(Debug, Default)]
 pub struct Named {
@@ -101,7 +97,7 @@ impl Named {
 
     /// Does a snapshot name this block of this archive?
     fn is_live(&self, number: u64, id: &ArchiveId, block: u32) -> bool {
-        self.archives.get(&number).is_some_and(|(known, live)| known == id && is_set(live, block))
+        self.archives.get(&number).is_some_and(|(known, live)| known == id && bits::is_set(live, block as usize))
     }
 
     /// Bodies and pages of a snapshot, each once.
@@ -203,7 +199,7 @@ fn covered(
 ) -> Outcome<bool> {
     // Blocks of one archive mostly stand in few others.
     let mut known: HashMap<(ArchiveNumber, ArchiveId), u32> = HashMap::new();
-    'blocks: for block in set_bits(live) {
+    'blocks: for block in bits::numbers(live) {
         crate::cli::check_interrupted()?;
         'pairs: for rights in substitutes.pairs(number, id, block) {
             for right in rights {
@@ -372,7 +368,8 @@ fn fetch_all(
         };
         reader.findings.append(lost);
         let is_wanted = |block: &u32| {
-            taken.is_some_and(|(_, live)| is_set(live, *block)) || rights.is_some_and(|rights| rights.contains(block))
+            taken.is_some_and(|(_, live)| bits::is_set(live, *block as usize))
+                || rights.is_some_and(|rights| rights.contains(block))
         };
         let parts: Vec<u32> = (0..open.archive.index.blocks()).filter(is_wanted).collect();
         bad.lock().blocks += parts.len() as u64;

@@ -1,12 +1,15 @@
 //! A file's content in order, for streams: the blocks of some 32 MiB are fetched in one row, checked and opened on
 //! worker threads, while a thread of its own writes those before. What fails there is sought as any other chunk.
 
+use crate::crypto::secret::ChunkNamer;
 use crate::report::{Exit, Failure, Outcome};
-use crate::restore::reader::{Block, OpenArchive, Reader};
+use crate::restore::objects::{Got, Objects, PartsWanted};
+use crate::restore::reader::{Block, OpenArchive, Reader, open_block};
 use crate::restore::walk::Extents;
 use crate::tree::{ChunkRef, Entry, Extent};
-use crossbeam_channel::{Receiver, Sender, bounded};
-use shared::id::ChunkId;
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use parking_lot::Mutex;
+use shared::id::{ArchiveNumber, ChunkId};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -17,6 +20,8 @@ const WINDOW_BYTES: usize = 32 << 20;
 const WINDOW_EXTENTS: usize = 64 << 10;
 /// Archives of one window: their indexes and chunk tables are held.
 const WINDOW_ARCHIVES: usize = 64;
+/// Threads that open blocks at most.
+const WORKERS_MAX: usize = 8;
 /// Files below this are not worth threads.
 const SMALL_BYTES: u64 = 4 << 20;
 
@@ -42,12 +47,12 @@ pub struct Wanted {
 /// Chunks that were found where they should be, and are what they should be.
 pub type Found = HashMap<(u64, u32), (Arc<Block>, HashSet<ChunkId>)>;
 
+/// A block that came, and the chunks of it that are what they should be; or what is wrong with it.
+pub type Opened = (ArchiveNumber, u32, Outcome<(Arc<Block>, HashSet<ChunkId>)>);
+
 impl Wanted {
-    pub fn chunks_of(&self, place: (u64, u32)) -> &[ChunkRef] {
+    fn chunks_of(&self, place: (u64, u32)) -> &[ChunkRef] {
         self.chunks.get(&place).map_or(&[], Vec::as_slice)
-    }
-    pub fn archives(&self) -> impl Iterator<Item = (&Arc<OpenArchive>, Vec<u32>)> {
-        self.archives.iter().map(|(open, blocks)| (open, blocks.iter().copied().collect()))
     }
     fn is_full(&self, bytes: usize) -> bool {
         self.bytes >= bytes || self.archives.len() >= WINDOW_ARCHIVES
@@ -81,6 +86,48 @@ impl Wanted {
         });
         self.archives[at].1.insert(place.1);
         Ok(())
+    }
+
+    /// Fetches the blocks in one row; they are checked and opened on worker threads, and so are the chunks wanted of
+    /// them. In no order; what did not come is not there.
+    pub fn open(&self, sink: &mut dyn Objects, namer: &ChunkNamer) -> Outcome<Vec<Opened>> {
+        let parts: Vec<PartsWanted> = self
+            .archives
+            .iter()
+            .map(|(open, blocks)| PartsWanted {
+                archive: Arc::clone(&open.archive),
+                parts: blocks.iter().copied().collect(),
+            })
+            .collect();
+        let workers = std::thread::available_parallelism().map_or(2, usize::from).min(WORKERS_MAX);
+        let (jobs, to_open) = unbounded::<(&Arc<OpenArchive>, u32, Vec<u8>)>();
+        let opened = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                let (to_open, opened) = (to_open.clone(), &opened);
+                scope.spawn(move || {
+                    for (open, number, sealed) in to_open {
+                        let archive = open.archive.name.number;
+                        let block = open_block(open, number, sealed).map(|block| {
+                            let good = block.fitting(namer, self.chunks_of((archive.get(), number)));
+                            (Arc::new(block), good)
+                        });
+                        opened.lock().push((archive, number, block));
+                    }
+                });
+            }
+            let fetched = sink.parts(&parts, &mut |at, got| {
+                crate::cli::check_interrupted()?;
+                if let (Got::Part(number, sealed), Some((open, _))) = (got, self.archives.get(at)) {
+                    // The threads take jobs until there are no more.
+                    drop(jobs.send((open, number, sealed)));
+                }
+                Ok(())
+            });
+            drop(jobs);
+            fetched
+        })?;
+        Ok(opened.into_inner())
     }
 }
 

@@ -17,8 +17,7 @@ use crate::restore::pages::Pages;
 use crate::restore::substitutes::Substitutes;
 use crate::restore::verify::{self, Archive};
 use crate::tree::{ChunkRef, ChunkTable, Root};
-use crossbeam_channel::unbounded;
-use parking_lot::Mutex;
+use shared::bits;
 use shared::format::owner::BlockName;
 use shared::format::{Body, Envelope, Head, Wrap};
 use shared::id::{ArchiveId, ArchiveNumber, ChunkId, SessionId};
@@ -30,8 +29,6 @@ use std::sync::Arc;
 const BLOCK_CACHE_BYTES: usize = 96 << 20;
 /// Bytes of indexes and chunk tables that are kept.
 const ARCHIVE_CACHE_BYTES: usize = 64 << 20;
-/// Threads that open blocks at most.
-const WORKERS_MAX: usize = 8;
 /// Failed archives and blocks that are remembered, so that they are not fetched for each chunk.
 const FAILED_MAX: usize = 100_000;
 
@@ -81,6 +78,19 @@ impl Block {
     pub fn chunks(&self) -> impl Iterator<Item = (&ChunkId, &[u8])> {
         self.chunks.iter().filter_map(|(id, (at, bytes))| Some((id, self.content.get(*at..at + bytes)?)))
     }
+}
+
+/// Notes a block that cannot be had, so that it is not asked for again with each of its chunks.
+fn fail(
+    failed: &mut HashMap<(u64, u32), String>,
+    findings: &mut Findings,
+    (archive, block): (ArchiveNumber, u32),
+    failure: Failure,
+) {
+    if failed.len() < FAILED_MAX {
+        failed.insert((archive.get(), block), failure.message.clone());
+    }
+    findings.block(archive, block, failure);
 }
 
 /// Checks and opens a part that came as block `number` of an archive. Pure: may run on any thread.
@@ -363,7 +373,7 @@ impl<'a> Reader<'a> {
 
     /// The same for all blocks of an archive that cannot be opened.
     pub fn all_healed(&mut self, number: ArchiveNumber, id: &ArchiveId, live: &[u8]) -> Outcome<bool> {
-        for block in shared::wire::reply::set_bits(live) {
+        for block in bits::numbers(live) {
             if !self.is_healed(number, id, block, None)? {
                 return Ok(false);
             }
@@ -517,64 +527,19 @@ impl<'a> Reader<'a> {
     /// Fetches blocks of several archives in one row; they are checked and opened on worker threads, and so are the
     /// chunks wanted of them. What does not come or does not fit is left out: [`Reader::chunk`] seeks it.
     pub fn fetch(&mut self, wanted: &Wanted) -> Outcome<Found> {
-        let opens: Vec<(Arc<OpenArchive>, Vec<u32>)> =
-            wanted.archives().map(|(open, blocks)| (Arc::clone(open), blocks)).collect();
-        let parts: Vec<PartsWanted> = opens
-            .iter()
-            .map(|(open, blocks)| PartsWanted { archive: Arc::clone(&open.archive), parts: blocks.clone() })
-            .collect();
-        let workers = std::thread::available_parallelism().map_or(2, usize::from).min(WORKERS_MAX);
-        let (jobs, to_open) = unbounded::<(usize, u32, Vec<u8>)>();
-        let opened = Mutex::new(Vec::new());
-        let (sink, namer, shared) = (&mut *self.sink, &self.namer, &opened);
-        std::thread::scope(|scope| {
-            for _ in 0..workers {
-                let (to_open, opens) = (to_open.clone(), &opens);
-                scope.spawn(move || {
-                    for (at, number, sealed) in to_open {
-                        let open = &opens[at].0;
-                        let place = (open.archive.name.number.get(), number);
-                        let block = open_block(open, number, sealed).map(|block| {
-                            let good = block.fitting(namer, wanted.chunks_of(place));
-                            (Arc::new(block), good)
-                        });
-                        shared.lock().push((open.archive.name.number, number, block));
-                    }
-                });
-            }
-            drop(to_open);
-            let fetched = sink.parts(&parts, &mut |at, got| {
-                crate::cli::check_interrupted()?;
-                match got {
-                    Got::Part(number, sealed) if at < opens.len() => {
-                        let ended = || Failure::new("internal", crate::report::Exit::Failed, "the threads ended");
-                        jobs.send((at, number, sealed)).map_err(|_| ended())
-                    }
-                    _ => Ok(()),
-                }
-            });
-            drop(jobs);
-            fetched
-        })?;
+        let opened = wanted.open(&mut *self.sink, &self.namer)?;
         let mut found = Found::new();
-        for (archive, number, block) in opened.into_inner() {
+        for (archive, number, block) in opened {
             let place = (archive.get(), number);
             match block {
                 Ok((block, good)) => {
                     self.blocks.put(place, Arc::clone(&block), block.memory());
                     found.insert(place, (block, good));
                 }
-                Err(failure) => self.fail_block(archive, number, failure),
+                Err(failure) => fail(&mut self.failed_blocks, &mut self.findings, (archive, number), failure),
             }
         }
         Ok(found)
-    }
-
-    fn fail_block(&mut self, archive: ArchiveNumber, block: u32, failure: Failure) {
-        if self.failed_blocks.len() < FAILED_MAX {
-            self.failed_blocks.insert((archive.get(), block), failure.message.clone());
-        }
-        self.findings.block(archive, block, failure);
     }
 
     fn fetch_blocks(&mut self, open: &Arc<OpenArchive>, parts: Vec<u32>) -> Outcome<()> {
@@ -585,12 +550,7 @@ impl<'a> Reader<'a> {
         };
         let wanted = [PartsWanted { archive: Arc::clone(&open.archive), parts }];
         let (blocks, failed, findings) = (&mut self.blocks, &mut self.failed_blocks, &mut self.findings);
-        let mut fail = |block: u32, failure: Failure| {
-            if failed.len() < FAILED_MAX {
-                failed.insert((number.get(), block), failure.message.clone());
-            }
-            findings.block(number, block, failure);
-        };
+        let mut fail = |block: u32, failure: Failure| fail(failed, findings, (number, block), failure);
         self.sink.parts(&wanted, &mut |_, got| {
             match got {
                 Got::Part(block, sealed) => match open_block(open, block, sealed) {

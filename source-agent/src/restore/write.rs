@@ -124,8 +124,9 @@ pub struct Target {
     prefix: String,
     dirs: Mutex<Lru<DirId, Arc<OpenDir>>>,
     files: Mutex<Lru<FileId, Arc<File>>>,
-    /// The file system, or the kernel, has no files without a name.
+    /// Whose a new file is.
     maker: OnceLock<u32>,
+    /// The file system, or the kernel, has no files without a name.
     named_only: AtomicBool,
     /// An open file gets its name by way of /proc.
     by_proc: AtomicBool,

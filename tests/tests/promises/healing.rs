@@ -269,6 +269,27 @@ fn a_list_of_damage_that_cannot_be_read_stops_no_backup() {
     assert_eq!(healing(&done), serde_json::Value::Null);
 }
 
+/// The list is a hint: who changes it in the vault makes the source heal nothing, and nothing else.
+#[test]
+fn without_its_list_damage_is_damage_all_the_same() {
+    let (usual, old) = backed_up(0);
+    let rotten = rot(&usual);
+    usual.vault.run().arg("verify").done().code(13);
+    let list = usual.vault.room("web1").join("damaged");
+    std::fs::remove_file(&list).unwrap();
+    assert_eq!(damaged_blocks(&usual), 0);
+    let done = usual.source.run().args(["backup", "--json"]).arg(&usual.data).ok();
+    assert_eq!(healing(&done), serde_json::Value::Null, "nobody told the source");
+    usual.reader.restore_path(&old, &usual.data, &usual.place.join("out")).done().code(13);
+    let found = verified(&usual);
+    assert_eq!((&found["damaged_blocks"], &found["healed"]), (&rotten.into(), &0.into()), "{found}");
+    // What stops removing is the journal, not the list.
+    std::fs::remove_file(&list).unwrap();
+    let run = |words: &[&str]| usual.vault.run().args(words.iter().copied());
+    run(&["retention", "web1", "--keep-last", "1"]).ok();
+    run(&["prune", "web1"]).done().code(20).says("alarm scrub");
+}
+
 #[test]
 fn of_two_remotes_only_the_damaged_one_is_sent_anything() {
     let usual = Usual::new();

@@ -9,17 +9,17 @@
 //! healed is healed again only if a later look at the sink found it damaged once more, a few times at most.
 
 mod find;
+mod list;
+
+pub use list::ask;
 
 use super::assemble::{Assembly, Ready, content};
 use super::compress::Packer;
-use super::connect::{Me, fetch, own};
 use super::outcome::shown;
 use super::push::Work;
 use super::set::Run;
 use super::stop::stopped;
-use crate::client::Client;
 use crate::config::Compression;
-use crate::index::rebuild::chunks_of;
 use crate::index::uses::Spot;
 use crate::index::{Index, Lookup, SinkFacts};
 use crate::report::{Exit, Failure, Outcome};
@@ -33,14 +33,10 @@ use shared::id::{ArchiveId, ArchiveNumber, ChunkId};
 use shared::limits::{ARCHIVE_CHUNKS_MAX, ARCHIVE_PARTS_MAX};
 use shared::signature::sign;
 use shared::sys::Clock;
-use shared::wire::Welcome;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Plaintext of blocks that a run heals at one remote, and their chunks.
-const RUN_BYTES: u64 = 256 << 20;
-const RUN_CHUNKS: u64 = 1 << 20;
 /// Plaintext that is sought at a time: each file is read once for so much.
 const BATCH_BYTES: u64 = 32 << 20;
 const BATCH_CHUNKS: usize = 1 << 17;
@@ -48,13 +44,6 @@ const BATCH_CHUNKS: usize = 1 << 17;
 const RUN_SECONDS: i64 = 30 * 60;
 /// Bytes of files that are read for one remote. What larger files hold is left to the walk, which reads them once for all.
 pub const READ_BYTES: u64 = 64 << 30;
-/// Chunk tables that are fetched for it.
-const TABLES_MAX: usize = 128;
-/// Room that healing leaves to the backup: this much, or this part of the source's quota if that is less.
-const ROOM_KEPT: u64 = 1 << 30;
-const QUOTA_KEPT: u64 = 10;
-/// A block is healed so often at one remote.
-const TIMES_MAX: u32 = 3;
 /// Blocks that may stand for one, and pairs of one record.
 const RIGHTS_MAX: usize = 64;
 const PAIRS_MAX: usize = 256;
@@ -135,112 +124,6 @@ impl Effort {
     }
     fn is_over(&self) -> bool {
         self.clock.now() >= self.until
-    }
-}
-
-/// Asks a sink for its list of damage, and looks up what the damaged blocks held.
-pub fn ask(
-    client: &mut Client,
-    me: &Me,
-    index: &Index,
-    facts: &SinkFacts,
-    present: &HashSet<u64>,
-) -> Outcome<Option<Damage>> {
-    if client.welcome().damaged.is_none_or(|archives| archives == 0) {
-        return Ok(None);
-    }
-    let clock = (client.welcome().clock, Instant::now());
-    let room = room(client.welcome());
-    let list = client.damage()?;
-    let healed = index.healed(facts)?;
-    let (sick, listed) = (Vec::new(), HashSet::new());
-    let mut damage = Damage { sick, listed, given_up: Vec::new(), unknown: 0, later: 0, clock };
-    let most = RUN_BYTES.min(room);
-    let (mut bytes, mut chunks) = (0u64, 0u64);
-    let mut counts = HashMap::new();
-    // From another place each time: what cannot be healed must not keep the rest from its turn.
-    let start = usize::try_from(u32::from_le_bytes(shared::sys::random())).unwrap_or(0) % list.items.len().max(1);
-    for item in list.items.iter().cycle().skip(start).take(list.items.len()) {
-        let number = item.number.get();
-        let Some((id, kind)) = index.archive_kind(number)?.filter(|(id, _)| *id == item.id) else {
-            damage.unknown += item.numbers().count() as u64;
-            continue;
-        };
-        let blocks = index.blocks(number)?;
-        for block in item.numbers() {
-            let (spot, Some(held)) = (Spot { archive: number, block }, blocks.get(block as usize)) else {
-                damage.unknown += 1;
-                continue;
-            };
-            match healed.get(&spot) {
-                // The sink's look is older than the healing.
-                Some(before) if before.at >= list.checked => continue,
-                _ => {}
-            }
-            damage.listed.insert(spot);
-            // What is given up is laid anew: that is sending too, if as backup and not beside it.
-            let gives_up = healed.get(&spot).is_some_and(|before| before.times >= TIMES_MAX);
-            if bytes + held.1 > if gives_up { RUN_BYTES } else { most } || chunks + held.0 > RUN_CHUNKS {
-                damage.later += 1;
-                continue;
-            }
-            (bytes, chunks) = (bytes + held.1, chunks + held.0);
-            if gives_up {
-                damage.given_up.push(spot);
-                continue;
-            }
-            counts.insert(spot, held.0);
-            let missing = !present.contains(&number);
-            damage.sick.push(Sick { spot, id, kind, missing, chunks: None, fate: Fate::Lost });
-        }
-    }
-    look_up(client, me, index, &mut damage.sick, &counts)?;
-    Ok(Some(damage))
-}
-
-/// Bytes that the sink has for healing, by its word: what heals must not take the room of the next backups.
-fn room(welcome: &Welcome) -> u64 {
-    let free = welcome.free.saturating_sub(ROOM_KEPT);
-    let Some(left) = welcome.quota_left else { return free };
-    let kept = welcome.quota.map_or(ROOM_KEPT, |quota| ROOM_KEPT.min(quota / QUOTA_KEPT));
-    free.min(left.saturating_sub(kept))
-}
-
-/// What the blocks hold: by the index; where that says of some chunks that they lie elsewhere, by the chunk table.
-fn look_up(client: &mut Client, me: &Me, index: &Index, sick: &mut [Sick], counts: &HashMap<Spot, u64>) -> Outcome<()> {
-    let mut known = index.chunks_in(sick.iter().map(|sick| sick.spot))?;
-    // One at a time: the blocks are in order.
-    let mut held: Option<(u64, Option<Vec<Vec<TableEntry>>>)> = None;
-    let mut fetched = 0;
-    for block in sick {
-        let chunks = known.remove(&block.spot).unwrap_or_default();
-        if counts.get(&block.spot) == Some(&(chunks.len() as u64)) {
-            block.chunks = Some(chunks);
-            continue;
-        }
-        let number = block.spot.archive;
-        let is_held = held.as_ref().is_some_and(|(of, _)| *of == number);
-        if !is_held && !block.missing && fetched < TABLES_MAX {
-            fetched += 1;
-            held = Some((number, table(client, me, number, &block.id)?));
-        }
-        let table = held.as_ref().filter(|(of, _)| *of == number).and_then(|(_, table)| table.as_ref());
-        let entries = table.and_then(|table| table.get(block.spot.block as usize));
-        block.chunks = entries.map(|entries| entries.iter().map(|entry| (entry.id, entry.bytes)).collect());
-    }
-    Ok(())
-}
-
-/// The chunk table of an archive, where the sink has it whole.
-fn table(client: &mut Client, me: &Me, number: u64, id: &ArchiveId) -> Outcome<Option<Vec<Vec<TableEntry>>>> {
-    let Ok(number) = ArchiveNumber::new(number) else { return Ok(None) };
-    let fetched = fetch(client, me, number, id);
-    match fetched.and_then(|(region, table)| chunks_of(&own(me), number, id, &region, table)) {
-        Ok((_, table)) => Ok(Some(table)),
-        Err(failure) if matches!(failure.exit, Exit::Tampered | Exit::NotFound) && failure.code != "sink-lies" => {
-            Ok(None)
-        }
-        Err(failure) => Err(failure),
     }
 }
 
@@ -365,23 +248,8 @@ fn heal(
         patient.put_off(batch);
         return Ok(());
     }
-    let is_whole = |sick: &Sick| sick.chunks.iter().flatten().all(|(id, _)| want.is_here(id));
-    let mut whole = Vec::new();
-    for at in batch {
-        let (sick, others) = (patient.sick(*at)?, rights.get(at).map_or(0, BTreeSet::len));
-        let own = sick.chunks.iter().flatten().any(|(id, _)| want.content(id).is_some());
-        // What no record can say need not be sent.
-        if is_whole(sick) && others + usize::from(own) <= RIGHTS_MAX {
-            whole.push(*at);
-        }
-    }
-    let mut names = Names::new();
-    for at in &whole {
-        if let Some(rights) = named(&run.env.index, rights.get(at).into_iter().flatten())? {
-            names.insert(*at, rights);
-        }
-    }
-    whole.retain(|at| names.contains_key(at));
+    let mut names = wholly_found(run, patient, batch, &want, &rights)?;
+    let whole: Vec<usize> = batch.iter().copied().filter(|at| names.contains_key(at)).collect();
     for kind in [Kind::Data, Kind::Metadata] {
         let of_kind = |at: &usize| patient.damage.sick.get(*at).is_some_and(|sick| sick.kind == kind);
         let blocks: Vec<usize> = whole.iter().copied().filter(of_kind).collect();
@@ -400,6 +268,32 @@ fn heal(
         patient.put_off(&whole);
     }
     Ok(())
+}
+
+/// Those of these blocks of which everything was found and a record can say where; with the others that hold some of
+/// it already.
+fn wholly_found(
+    run: &Run,
+    patient: &Patient,
+    batch: &[usize],
+    want: &Want,
+    rights: &HashMap<usize, BTreeSet<Spot>>,
+) -> Outcome<Names> {
+    let mut names = Names::new();
+    for at in batch {
+        let (sick, others) = (patient.sick(*at)?, rights.get(at));
+        let mut chunks = sick.chunks.iter().flatten();
+        let is_whole = chunks.clone().all(|(id, _)| want.is_here(id));
+        let needs_own = chunks.any(|(id, _)| want.content(id).is_some());
+        // What no record can say need not be sent.
+        if is_whole
+            && others.map_or(0, BTreeSet::len) + usize::from(needs_own) <= RIGHTS_MAX
+            && let Some(others) = named(&run.env.index, others.into_iter().flatten())?
+        {
+            names.insert(*at, others);
+        }
+    }
+    Ok(names)
 }
 
 /// The blocks by their names; `None` if the index does not know an archive of them: a record would not be true.
