@@ -34,9 +34,6 @@ pub const fn grace(role: Role) -> Duration {
     }
 }
 
-/// Pipes of this size where the kernel allows: fewer switches between the two processes.
-const PIPE_BYTES: usize = 1 << 20;
-
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct Start {
@@ -127,9 +124,6 @@ impl Session {
         let stdin = child.stdin.take().ok_or_else(missing)?;
         let stdout = child.stdout.take().ok_or_else(missing)?;
         let stderr = child.stderr.take().ok_or_else(missing)?;
-        // Larger pipes are only faster.
-        let _ = rustix::pipe::fcntl_setpipe_size(&stdin, PIPE_BYTES);
-        let _ = rustix::pipe::fcntl_setpipe_size(&stdout, PIPE_BYTES);
 
         let grace = start.grace;
         let queue = Arc::new(Queue::new(Arc::clone(&start.windows)));

@@ -38,6 +38,8 @@ use std::time::{Duration, Instant};
 pub const RECEIVER_COMMAND: &str = "serve-receiver";
 /// Its flag where the operator did without confinement.
 pub const UNCONFINED: &str = "--unconfined";
+/// Pipes of this size where the kernel allows: fewer switches between the processes of a session and sshd.
+pub const PIPE_BYTES: usize = 1 << 20;
 /// How long a receiver may take to end after its committer is done.
 const RECEIVER_END: Duration = Duration::from_secs(15);
 
@@ -184,6 +186,10 @@ fn spawn(channel: UnixStream, confinement: Confinement) -> io::Result<Child> {
 /// Gives the network to the receiver, and forgets it: when the receiver ends, the client sees the end.
 fn hand_over(channel: &UnixStream) -> io::Result<()> {
     let (input, output) = (io::stdin(), io::stdout());
+    for end in [input.as_fd(), output.as_fd()] {
+        // sshd gives pipes; larger ones are only faster, and a kernel may refuse.
+        let _ = rustix::pipe::fcntl_setpipe_size(end, PIPE_BYTES);
+    }
     channel::send_network(channel, input.as_fd(), output.as_fd())?;
     let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
