@@ -11,16 +11,19 @@ use std::io::ErrorKind;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout as within;
 
 /// Bytes read from a caller at a time.
-const COPY_BYTES: usize = 128 << 10;
-/// What may be on its way to us: enough for 300 MiB/s at 40 ms.
-const WINDOW_BYTES: u32 = 32 << 20;
+const COPY_BYTES: usize = 64 << 10;
+/// What may be on its way to us is what a line of this speed carries in one round trip, within these bounds. No more than
+/// that: what the line does not carry yet lies in sshd, which copies all of it each time that some is added.
+const WINDOW_BYTES_PER_SECOND: f64 = 800e6;
+const WINDOW_BYTES_LEAST: u32 = 4 << 20;
+const WINDOW_BYTES_MOST: u32 = 32 << 20;
 /// The longest wait for one address to accept.
 const CONNECT_WAIT: Duration = Duration::from_secs(30);
 /// A dead peer is seen after four unanswered keepalives.
@@ -86,7 +89,7 @@ async fn connect(
     shared: &Arc<Shared>,
     timeout: Duration,
 ) -> Result<Connected, Trouble> {
-    let socket = dial(target, timeout.min(CONNECT_WAIT)).await?;
+    let (socket, round_trip) = dial(target, timeout.min(CONNECT_WAIT)).await?;
     let offered = Arc::new(parking_lot::Mutex::new(None));
     let handler = Handler {
         pins: target.pins.iter().map(|pin| pin.key.blob().to_vec()).collect(),
@@ -94,7 +97,7 @@ async fn connect(
         shared: shared.clone(),
     };
     let offered = handler.offered.clone();
-    let connecting = within(timeout, client::connect_stream(Arc::new(config()), socket, handler)).await;
+    let connecting = within(timeout, client::connect_stream(Arc::new(config(round_trip)), socket, handler)).await;
     let mut handle = match connecting {
         Err(_) => return Err(Trouble::Timeout("key exchange")),
         Ok(Ok(handle)) => handle,
@@ -122,7 +125,14 @@ async fn connect(
     }
 }
 
-fn config() -> client::Config {
+/// The window for a line of this round trip.
+fn window_bytes(round_trip: Duration) -> u32 {
+    // As large as it may be where the product is too large for the type.
+    let bytes = (round_trip.as_secs_f64() * WINDOW_BYTES_PER_SECOND) as u32;
+    bytes.clamp(WINDOW_BYTES_LEAST, WINDOW_BYTES_MOST)
+}
+
+fn config(round_trip: Duration) -> client::Config {
     client::Config {
         preferred: Preferred {
             // Fast on every machine with AES instructions; the default order has ChaCha20 first.
@@ -133,7 +143,7 @@ fn config() -> client::Config {
             compression: Cow::Borrowed(&[compression::NONE]),
             ..Preferred::DEFAULT
         },
-        window_size: WINDOW_BYTES,
+        window_size: window_bytes(round_trip),
         maximum_packet_size: 65_535,
         keepalive_interval: Some(KEEPALIVE),
         keepalive_max: 4,
@@ -142,8 +152,8 @@ fn config() -> client::Config {
     }
 }
 
-/// Tries each address of the host in turn.
-async fn dial(target: &Target, timeout: Duration) -> Result<TcpStream, Trouble> {
+/// Tries each address of the host in turn. Returns how long the one that accepted took: a round trip.
+async fn dial(target: &Target, timeout: Duration) -> Result<(TcpStream, Duration), Trouble> {
     let looked_up = within(timeout, tokio::net::lookup_host((target.host.as_str(), target.port))).await;
     let addresses: Vec<_> = match looked_up {
         Err(_) => return Err(Trouble::Dns("the name servers do not answer in time".into())),
@@ -152,11 +162,13 @@ async fn dial(target: &Target, timeout: Duration) -> Result<TcpStream, Trouble> 
     };
     let mut last = Trouble::Dns("it has no address".into());
     for address in addresses {
+        let begun = Instant::now();
         match within(timeout, TcpStream::connect(address)).await {
             Ok(Ok(socket)) => {
+                let round_trip = begun.elapsed();
                 // Small requests must not wait for more; a socket that cannot do it still works.
                 let _ = socket.set_nodelay(true);
-                return Ok(socket);
+                return Ok((socket, round_trip));
             }
             Err(_) => last = Trouble::Timeout("connecting"),
             Ok(Err(e)) => {
@@ -361,4 +373,17 @@ impl client::Handler for Handler {
 async fn refuse(open: ChannelOpenHandle) -> Result<(), russh::Error> {
     open.reject(russh::ChannelOpenFailure::AdministrativelyProhibited).await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_is_as_large_as_the_line_is_long() {
+        let at = |ms| window_bytes(Duration::from_millis(ms));
+        assert_eq!((at(0), at(1)), (WINDOW_BYTES_LEAST, WINDOW_BYTES_LEAST));
+        assert_eq!(at(20), 16_000_000);
+        assert_eq!((at(50), at(u64::MAX / 1000)), (WINDOW_BYTES_MOST, WINDOW_BYTES_MOST));
+    }
 }
