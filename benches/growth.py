@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures how cost grows with archives and chunk ids, with files, and with snapshots.
 
-    cargo build --release && benches/growth.py archives|files|snapshots [--sizes N,N,…] [--work DIR] [--lock FILE]
+    cargo build --release && benches/growth.py archives|vault|files|snapshots [--sizes N,N,…] [--work DIR] [--lock FILE]
     benches/growth.py plot [--pictures docs/performance]
 
 Each part adds its figures to `figures.json` beside the pictures and replaces those of the same part and size; `plot`
@@ -9,6 +9,7 @@ draws them all and prints the tables. The agent reaches the vault through pipes;
 
 archives    a source of so many archives of 16 blocks of 4 chunks (`synthetic-source`): signed indexes, sealed chunk
             tables and local index are real, the blocks are holes. 156,250 archives are 10 million chunk ids.
+vault       the same with 8 chunks in a block: 312,500 archives are 40 million chunk ids, a vault of 10 TB
 files       so many files of 100 to 900 bytes, 100 in a directory
 snapshots   so many real runs, with a small change before each
 """
@@ -16,6 +17,7 @@ snapshots   so many real runs, with a small change before each
 import argparse
 import fcntl
 import json
+import math
 import os
 import random
 import re
@@ -26,7 +28,8 @@ from pathlib import Path
 import plot
 from rig import MIB, ROOT, Rig, locked, markdown, run, tree_bytes
 
-BLOCKS, CHUNKS = 16, 4
+BLOCKS = 16
+CHUNKS = {"archives": 4, "vault": 8}
 KEEP = "\n[defaults.retention]\nkeep-last = 10000\n"
 ACCEPT = ["--accept", "new", "--accept", "grow", "--accept", "burst", "--accept", "flood", "--reason", "measured"]
 
@@ -42,7 +45,7 @@ class Bench:
         return rig
 
     def programs(self, part):
-        return ("remote-sink", "source-agent") + (("synthetic-source",) if part == "archives" else ())
+        return ("remote-sink", "source-agent") + (("synthetic-source",) if part in CHUNKS else ())
 
     def row(self, part, size, what, done, **more):
         figure = {"part": part, "size": size, "what": what, "wall": round(done.wall, 3), "cpu": round(done.cpu, 3),
@@ -73,11 +76,11 @@ class Bench:
 
     # ---- parts
 
-    def made(self, size):
+    def made(self, part, size):
         """A source of so many archives; one that was made before is used again."""
-        work = self.options.work / f"archives-{size}"
+        work = self.options.work / f"{part}-{size}"
         made, keep = work / "made", (work / "made").exists()
-        rig = Rig(work, self.options.bin, self.programs("archives"), keep)
+        rig = Rig(work, self.options.bin, self.programs(part), keep)
         data = work / "data"
         if keep:
             return rig, data
@@ -85,18 +88,24 @@ class Bench:
         small_tree(data, 1000)
         run(*rig.agent("-q", "backup", data))
         with locked(self.options.lock, fcntl.LOCK_SH):
-            words = [rig.bin / "synthetic-source", rig.agent_dir, rig.vault, "web1", data, size, BLOCKS, CHUNKS]
+            words = [rig.bin / "synthetic-source", rig.agent_dir, rig.vault, "web1", data, size, BLOCKS, CHUNKS[part]]
             done = rig.measure(words)
         print(done.out, file=sys.stderr)
         tenths = [float(seconds) for seconds in re.findall(r": ([0-9.]+) s", done.out)]
-        self.note({"part": "archives", "size": size, "what": "noted in the local index", "tenths": tenths, "cpu": done.cpu,
-                   "ids": size * BLOCKS * CHUNKS})
+        self.note({"part": part, "size": size, "what": "noted in the local index", "tenths": tenths, "cpu": done.cpu,
+                   "ids": size * BLOCKS * CHUNKS[part]})
         made.touch()
         return rig, data
 
     def archives(self, size):
-        part, ids = "archives", size * BLOCKS * CHUNKS
-        rig, data = self.made(size)
+        self.large_source("archives", size)
+
+    def vault(self, size):
+        self.large_source("vault", size)
+
+    def large_source(self, part, size):
+        ids = size * BLOCKS * CHUNKS[part]
+        rig, data = self.made(part, size)
         backup = rig.agent("-q", "backup", data)
         self.timed(rig, part, size, "ledger rebuild", rig.sink("rebuild"))
         self.timed(rig, part, size, "first run that names them", backup)
@@ -190,7 +199,7 @@ def many_files(data, files):
 
 # ---- tables and pictures
 
-HEADS = {"archives": ("archives", "archives at the sink, 64 chunk ids each"), "files": ("files", "files"),
+HEADS = {"archives": ("archives", "archives at the sink, 64 chunk ids each"), "vault": ("archives of 128 chunk ids", ""), "files": ("files", "files"),
          "snapshots": ("snapshots", "snapshots of one source")}
 
 
@@ -208,7 +217,8 @@ def growth_table(part, figures):
         cells = [show(found[size]) if size in found else "" for size in sizes]
         last = found[max(found)]
         peaks = f'{last.get("agent", 0):.0f} / {last.get("sink", 0):.0f}' if "agent" in last else ""
-        rows.append([what, *cells, f"{plot.exponent(points):.2f}", peaks])
+        exponent = plot.exponent(points)
+        rows.append([what, *cells, "–" if math.isnan(exponent) else f"{exponent:.2f}", peaks])
     return markdown([HEADS[part][0], *[f"{size:,}" for size in sizes], "exponent", "peak MiB agent / sink"], rows)
 
 
@@ -221,7 +231,7 @@ def draw(figures, pictures):
                   if what in ("unchanged run", "first backup", "4 MiB changed", "backup", "index rebuild", "restore",
                               "restore of one small file", "restore of the newest")}
         memory |= {f"{what}, sink": line for what, line in series(mine, "sink").items() if what in ("unchanged run", "prune")}
-        if times:
+        if across and times:
             (pictures / f"{part}-seconds.svg").write_text(plot.svg(f"Processor seconds by {HEADS[part][0]}", across, "seconds of both ends", times))
             (pictures / f"{part}-memory.svg").write_text(
                 plot.svg(f"Peak memory by {HEADS[part][0]}", across, "MiB of the largest process", memory))
@@ -237,8 +247,8 @@ def series(figures, key, exclude=()):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["archives", "files", "snapshots", "plot"])
-    parser.add_argument("--sizes", help="default: 100 to 156,250 archives, 10,000 to 1,000,000 files, 1 to 900 snapshots (a sink takes 1,000 a day)")
+    parser.add_argument("part", choices=["archives", "vault", "files", "snapshots", "plot"])
+    parser.add_argument("--sizes", help="default: 100 to 156,250 archives, 312,500 of a vault, 10,000 to 1,000,000 files, 1 to 900 snapshots (a sink takes 1,000 a day)")
     parser.add_argument("--bin", type=Path, default=ROOT / "target/release")
     parser.add_argument("--work", type=Path, default=Path("/var/tmp/pawl-bench-growth"))
     parser.add_argument("--pictures", type=Path, default=ROOT / "docs/performance")
@@ -258,7 +268,7 @@ def main():
                 print(growth_table(part, known))
         return
     bench = Bench(options)
-    default = {"archives": "100,1000,10000,100000,156250", "files": "10000,100000,1000000", "snapshots": "1,10,100,900"}
+    default = {"archives": "100,1000,10000,100000,156250", "vault": "312500", "files": "10000,100000,1000000", "snapshots": "1,10,100,900"}
     sizes = [int(size) for size in (options.sizes or default[options.part]).split(",")]
     options.work.mkdir(parents=True, exist_ok=True)
     try:

@@ -104,14 +104,14 @@ impl Progress {
         self.inner.files_total.store(count, Ordering::Relaxed);
     }
     /// What is being done now, such as a path; shown on a terminal and in JSON. Made printable here.
-    pub fn message(&self, text: &str) {
-        if matches!(self.inner.show, Show::Hidden) {
+    pub fn message(&self, text: impl FnOnce() -> String) {
+        // A line off a terminal has no room for it.
+        if matches!(self.inner.show, Show::Hidden | Show::Lines { json: false, .. }) {
             return;
         }
         // A reporter that reads it right now is no reason to wait: the next message follows.
         if let Some(mut message) = self.inner.message.try_lock() {
-            message.clear();
-            message.push_str(text);
+            *message = text();
         }
     }
     pub fn bytes_done(&self) -> u64 {
@@ -522,7 +522,7 @@ mod tests {
         let progress = Progress::with("offsite", Some(4 << 20), Show::Lines { json: true, every: LINE_EVERY });
         progress.add(1 << 20);
         progress.files(1200);
-        progress.message("/etc/passwd");
+        progress.message(|| "/etc/passwd".into());
         let line = progress.inner.line(2 << 20);
         assert!(line.starts_with("offsite     25.0 %  1,200 files  1.00 MiB of 4.00 MiB  2.00 MiB/s  00:0"), "{line}");
         let json = progress.inner.json(0);

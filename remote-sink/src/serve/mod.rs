@@ -38,8 +38,9 @@ use std::time::{Duration, Instant};
 pub const RECEIVER_COMMAND: &str = "serve-receiver";
 /// Its flag where the operator did without confinement.
 pub const UNCONFINED: &str = "--unconfined";
-/// Pipes of this size where the kernel allows: fewer switches between the processes of a session and sshd.
-pub const PIPE_BYTES: usize = 1 << 20;
+/// Room of the pipe between SSH server and receiver that carries the data: what does not fit into it gathers in sshd, which
+/// moves all of it each time. An account may have 64 MiB in pipes before it gets smaller ones: 128 sessions.
+const PIPE_BYTES: usize = 512 << 10;
 /// How long a receiver may take to end after its committer is done.
 const RECEIVER_END: Duration = Duration::from_secs(15);
 
@@ -140,7 +141,7 @@ pub fn run(options: ServeOptions, confinement: Confinement) -> Result<ExitCode, 
     }
     let (channel, other) = channel::pair().map_err(ServeError::Start)?;
     let mut receiver = spawn(other, confinement).map_err(ServeError::Start)?;
-    hand_over(&channel).map_err(ServeError::Start)?;
+    hand_over(&channel, options.role).map_err(ServeError::Start)?;
     let id = i32::try_from(receiver.id()).ok().and_then(Pid::from_raw);
     let id = id.ok_or_else(|| ServeError::Start(io::Error::other("the receiver has no process id")))?;
     // From here on nothing but the vault's directories is needed. Nothing was read from the client, no thread runs.
@@ -184,12 +185,11 @@ fn spawn(channel: UnixStream, confinement: Confinement) -> io::Result<Child> {
 }
 
 /// Gives the network to the receiver, and forgets it: when the receiver ends, the client sees the end.
-fn hand_over(channel: &UnixStream) -> io::Result<()> {
+fn hand_over(channel: &UnixStream, role: Role) -> io::Result<()> {
     let (input, output) = (io::stdin(), io::stdout());
-    for end in [input.as_fd(), output.as_fd()] {
-        // sshd gives pipes; larger ones are only faster, and a kernel may refuse.
-        let _ = rustix::pipe::fcntl_setpipe_size(end, PIPE_BYTES);
-    }
+    let busy = if role == Role::Push { input.as_fd() } else { output.as_fd() };
+    // sshd gives pipes; what is none, or may not grow, stays as it is.
+    let _ = rustix::pipe::fcntl_setpipe_size(busy, PIPE_BYTES);
     channel::send_network(channel, input.as_fd(), output.as_fd())?;
     let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;

@@ -87,7 +87,7 @@ pub fn run(args: &RestoreArgs, context: &Context) -> Outcome<Exit> {
     let mut reader = desk.reader(&snapshot)?;
     let show = args.dry_run && !context.json && !context.quiet || context.verbose > 0;
     let report = restore::restore(&mut reader, &name.path, &options, &progress, &mut |path| {
-        progress.message(&String::from_utf8_lossy(path));
+        progress.message(|| String::from_utf8_lossy(path).into_owned());
         if show {
             // A closed standard output does not end a restore.
             let _ = print_line(&printable(path, 8192));
