@@ -328,8 +328,8 @@ class Doors:
     def write_keys(self):
         (self.home / ".ssh/authorized_keys").write_text("".join(self.keys))
 
-    def source(self, door):
-        """A new source with this door as its only remote; its configuration."""
+    def source(self, door, own=None):
+        """A new source with this door as its only remote, `own` its congestion control; its configuration."""
         self.count += 1
         name = f"s{self.count}"
         config = self.rig.work / name / "config.toml"
@@ -341,6 +341,8 @@ class Doors:
         self.keys.append(line(out, "restrict,") + "\n")
         self.write_keys()
         run(*inside(0, *map(str, self.rig.agent("remote", "add", "far", line(out, "sink-card:"), config=config))))
+        if own:
+            config.write_text(config.read_text().replace('\nurl = "ssh:', f'\ntcp-congestion = "{own}"\nurl = "ssh:'))
         return config
 
     def ssh(self):
@@ -425,12 +427,13 @@ class Bench:
         taker.wait()
         self.row("plain TCP", None, control, loss, mib * MIB, done.wall)
 
-    def case(self, door, control, loss, mib):
+    def case(self, door, control, loss, mib, own=None):
         self.link.set(loss, control)
-        config = self.doors.source(door)
+        config = self.doors.source(door, own)
         data = self.data(mib, f"data-{self.doors.count}")
         done, counted = self.backup(config, data)
-        self.row("first backup", door, control, loss, mib * MIB, done.wall, counted)
+        asked = f", tcp-congestion = {own}" if own else ""
+        self.row(f"first backup{asked}", door, control, loss, mib * MIB, done.wall, counted)
         runs = [self.backup(config, data) for _ in range(3)]
         done, counted = min(runs, key=lambda pair: pair[0].wall)
         counted["flights"] = counted["flights"][:400]
@@ -517,6 +520,8 @@ def main():
                     bench.raw(connections, options.lossy_mib, control, options.loss)
                 bench.case("sshd", control, options.loss, options.lossy_mib)
                 bench.case("listen", control, options.loss, options.lossy_mib)
+                if control == "cubic":
+                    bench.case("sshd", control, options.loss, options.lossy_mib, own="bbr")
     finally:
         bench.doors.stop()
         bench.link.close()

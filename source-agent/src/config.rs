@@ -191,6 +191,8 @@ pub struct Remote {
     #[serde(default = "yes")]
     pub required: bool,
     pub limit_upload: Option<Rate>,
+    /// TCP's congestion control on the way to it, with `url`; without it the system's.
+    pub tcp_congestion: Option<String>,
 }
 
 /// Where a remote is, checked.

@@ -279,6 +279,9 @@ fn env(args: &BackupArgs, context: &Context, loaded: &Loaded, keys: SourceKeys) 
         let limits = shared_limit.iter().cloned().chain(own.map(Limit::new)).collect();
         let dial = Configured { loaded: loaded.clone(), remote: remote.clone(), source, lineage };
         let progress = Progress::new(context, &remote.name, None);
+        if let Some(fault) = crate::transport::congestion_fault(remote) {
+            progress::warn(context, &format!("{fault}; {}", crate::transport::CONGESTION_HELP));
+        }
         remotes.push(RemotePlan { dial: Arc::new(dial), key: remote.sink_key()?, limits, progress });
     }
     let (index, _) = Index::open(&loaded.paths.cache_dir, &source, &lineage)?;

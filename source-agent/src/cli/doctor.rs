@@ -6,6 +6,7 @@ use crate::crypto::identity::Identity;
 use crate::keys::{self, files};
 use crate::paths::show;
 use crate::report::{Exit, Failure, Outcome};
+use crate::transport;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -209,6 +210,9 @@ fn of_remote(loaded: &Loaded, remote: &config::Remote) -> Outcome<Finding> {
         Place::SshHost { host, source } => format!("ssh {host} as {source}"),
         Place::Path { path, source } => format!("{} as {source}", show(path)),
     };
+    if let Some(fault) = transport::congestion_fault(remote) {
+        return Ok(Finding::warning(fault, transport::CONGESTION_HELP));
+    }
     let required = if remote.required { "" } else { "  (not required)" };
     Ok(Finding::fine(format!("remote         {}  {shown}{required}", remote.name)))
 }

@@ -112,9 +112,23 @@ fn notify_fault(notify: &Notify) -> Option<&'static str> {
     }
 }
 
+/// Could the kernel have an algorithm of this name? It keeps 15 bytes.
+fn is_congestion_control(name: &str) -> bool {
+    (1..16).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
 /// Where a remote is; relative files start at `base`.
 pub fn place(remote: &Remote, own: &SourceName, base: &Path) -> Result<Place, String> {
     let source = || remote.source.clone().unwrap_or_else(|| own.clone());
+    if let Some(name) = &remote.tcp_congestion {
+        if remote.url.is_none() {
+            return Err("'tcp-congestion' belongs to 'url'".into());
+        }
+        if !is_congestion_control(name) {
+            return Err("'tcp-congestion' is a name such as \"bbr\"".into());
+        }
+    }
     match (&remote.url, &remote.ssh_host, &remote.path) {
         (Some(url), None, None) => ssh_place(remote, url, base),
         (None, Some(host), None) => {

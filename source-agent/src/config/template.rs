@@ -127,6 +127,7 @@ const REMOTES: &str = "
 # sink = \"Jzg2a4Yd...\"              # the sink's key, from its card
 # required = true                   # its failure is exit 1; that of others exit 4
 # limit-upload = \"1MiB\"             # per second
+# tcp-congestion = \"bbr\"            # for lines that lose packets; without it the system's
 #
 # [[remote]]                        # through the system's ssh and ~/.ssh/config
 # name = \"friend\"

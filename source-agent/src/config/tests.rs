@@ -228,6 +228,8 @@ fn what_does_not_fit_together_is_refused() {
     changed("[\"daily\"]", "[\"a,b\"]", "comma");
     changed("path = \"vault\"", "path = \"vault\"\nssh-host = \"x\"", "more than one of");
     changed("path = \"vault\"", "", "one of 'url'");
+    changed("path = \"vault\"", "path = \"vault\"\ntcp-congestion = \"bbr\"", "belongs to 'url'");
+    changed("\"ssh_offsite\"", "\"ssh_offsite\"\ntcp-congestion = \"b/r\"", "a name such as");
     changed("ssh-host = \"friend-backup\"", "ssh-host = \"-oProxyCommand=x\"", "not a host name");
     changed("host-key = [", "# [", "'host-key' is missing");
     changed("ssh-ed25519 AAAA", "ssh-rsa AAAA", "ssh-ed25519");

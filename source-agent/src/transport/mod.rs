@@ -16,6 +16,8 @@ pub use stream::{Activity, StreamReader, StreamWriter, stream};
 use crate::config::{Loaded, Place, Remote};
 use crate::keys;
 use crate::report::Outcome;
+use rustix::net::sockopt::set_tcp_congestion;
+use rustix::net::{AddressFamily, SocketType};
 use shared::card::SshKey;
 use shared::id::SourceName;
 use shared::wire::Role;
@@ -39,7 +41,8 @@ pub fn open(loaded: &Loaded, remote: &Remote, role: Role) -> Outcome<Pipe> {
     let opened = loaded.place(remote).and_then(|place| match place {
         Place::Ssh { user, host, port, source, identity_file, .. } => {
             let key = keys::load_ssh_key(&identity_file)?;
-            let target = ssh::Target { user, host, port, pins: pins(&remote.host_key), names: names(&source) };
+            let (pins, congestion) = (pins(&remote.host_key), remote.tcp_congestion.clone());
+            let target = ssh::Target { user, host, port, pins, names: names(&source), congestion };
             ssh::open(&target, key, timeout)
         }
         Place::SshHost { host, source } => {
@@ -49,6 +52,20 @@ pub fn open(loaded: &Loaded, remote: &Remote, role: Role) -> Outcome<Pipe> {
     });
     opened.map_err(|failure| failure.remote(&remote.name))
 }
+
+/// Why the kernel does not give this remote the congestion control that is configured; `None`: it does, or none is. A
+/// connection is made all the same, with the system's.
+pub fn congestion_fault(remote: &Remote) -> Option<String> {
+    let name = remote.tcp_congestion.as_ref()?;
+    let set = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)
+        .and_then(|socket| set_tcp_congestion(&socket, name));
+    let why = std::io::Error::from(set.err()?);
+    Some(format!("remote {}: no tcp-congestion '{name}' on this machine, the system's is used: {why}", remote.name))
+}
+
+/// What [`congestion_fault`] calls for.
+pub const CONGESTION_HELP: &str =
+    "load it (modprobe tcp_bbr for bbr), or allow it to other users than root: net.ipv4.tcp_allowed_congestion_control";
 
 /// What help lines call things by: the remote here, and this source at the sink.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

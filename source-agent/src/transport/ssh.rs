@@ -22,6 +22,8 @@ pub struct Target {
     pub port: u16,
     pub pins: Vec<Pin>,
     pub names: Names,
+    /// TCP's congestion control, where the system's is not wanted.
+    pub congestion: Option<String>,
 }
 
 /// What the connection's thread tells its users.

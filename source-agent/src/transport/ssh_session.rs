@@ -168,6 +168,10 @@ async fn dial(target: &Target, timeout: Duration) -> Result<(TcpStream, Duration
                 let round_trip = begun.elapsed();
                 // Small requests must not wait for more; a socket that cannot do it still works.
                 let _ = socket.set_nodelay(true);
+                if let Some(name) = &target.congestion {
+                    // What the kernel does not have is told by `congestion_fault`; the line works without.
+                    let _ = rustix::net::sockopt::set_tcp_congestion(&socket, name);
+                }
                 return Ok((socket, round_trip));
             }
             Err(_) => last = Trouble::Timeout("connecting"),
@@ -378,6 +382,7 @@ async fn refuse(open: ChannelOpenHandle) -> Result<(), russh::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::Names;
 
     #[test]
     fn the_window_is_as_large_as_the_line_is_long() {
@@ -385,5 +390,21 @@ mod tests {
         assert_eq!((at(0), at(1)), (WINDOW_BYTES_LEAST, WINDOW_BYTES_LEAST));
         assert_eq!(at(20), 16_000_000);
         assert_eq!((at(50), at(u64::MAX / 1000)), (WINDOW_BYTES_MOST, WINDOW_BYTES_MOST));
+    }
+
+    #[tokio::test]
+    async fn a_connection_gets_the_congestion_control_that_is_wanted_or_the_systems() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let dialled = async |congestion: Option<&str>| {
+            let (user, host, congestion) = ("backup".into(), "127.0.0.1".into(), congestion.map(str::to_owned));
+            let target = Target { user, host, port, pins: Vec::new(), names: Names::default(), congestion };
+            let (socket, _) = dial(&target, Duration::from_secs(10)).await.unwrap();
+            rustix::net::sockopt::tcp_congestion(&socket).unwrap()
+        };
+        let usual = dialled(None).await;
+        // The one that every kernel has, and gives to everybody.
+        assert_eq!(dialled(Some("reno")).await, "reno");
+        assert_eq!(dialled(Some("no-such-one")).await, usual);
     }
 }

@@ -139,7 +139,8 @@ fn server(host_key: PrivateKey, client: SshKey, act: Act) -> SocketAddr {
 }
 
 fn target(address: SocketAddr, pins: Vec<Pin>) -> ssh::Target {
-    ssh::Target { user: "backup".into(), host: address.ip().to_string(), port: address.port(), pins, names: names() }
+    let (user, host, port) = ("backup".into(), address.ip().to_string(), address.port());
+    ssh::Target { user, host, port, pins, names: names(), congestion: None }
 }
 
 fn names() -> Names {
@@ -250,6 +251,17 @@ fn what_does_not_answer_has_its_own_code() {
     let failure = refused(ssh::open(&web, ssh_key(), TIMEOUT));
     assert_eq!((failure.code, failure.exit), ("ssh", Exit::Unreachable));
     serving.join().unwrap();
+}
+
+#[test]
+fn a_congestion_control_that_the_kernel_lacks_is_told() {
+    let fault = |lines: &str| {
+        let remote = toml::from_str(&format!("name = \"offsite\"\nurl = \"ssh://b@h/web1\"\n{lines}")).unwrap();
+        congestion_fault(&remote)
+    };
+    assert_eq!((fault(""), fault("tcp-congestion = \"reno\"")), (None, None));
+    let told = fault("tcp-congestion = \"no-such-one\"").unwrap();
+    assert!(told.starts_with("remote offsite: no tcp-congestion 'no-such-one' on this machine"), "{told}");
 }
 
 #[test]
