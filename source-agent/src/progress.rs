@@ -103,7 +103,7 @@ impl Progress {
     pub fn set_total_files(&self, count: u64) {
         self.inner.files_total.store(count, Ordering::Relaxed);
     }
-    /// What is being done now, such as a path; shown on a terminal and in JSON. Made printable here.
+    /// What is being done now, such as a path; shown on a terminal and in JSON, and put into words only there.
     pub fn message(&self, text: impl FnOnce() -> String) {
         // A line off a terminal has no room for it.
         if matches!(self.inner.show, Show::Hidden | Show::Lines { json: false, .. }) {

@@ -27,7 +27,7 @@ use shared::id::SourceName;
 use shared::sys::{Clock, SystemClock};
 use shared::wire::{RefusalCode, Refused, Role};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -184,12 +184,17 @@ fn spawn(channel: UnixStream, confinement: Confinement) -> io::Result<Child> {
     command.stdin(Stdio::from(OwnedFd::from(channel))).stdout(Stdio::null()).spawn()
 }
 
+/// Makes room in a pipe; what is none, or may not grow, stays as it is.
+fn enlarge(pipe: BorrowedFd<'_>) {
+    // Only slower without.
+    let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_BYTES);
+}
+
 /// Gives the network to the receiver, and forgets it: when the receiver ends, the client sees the end.
 fn hand_over(channel: &UnixStream, role: Role) -> io::Result<()> {
     let (input, output) = (io::stdin(), io::stdout());
     let busy = if role == Role::Push { input.as_fd() } else { output.as_fd() };
-    // sshd gives pipes; what is none, or may not grow, stays as it is.
-    let _ = rustix::pipe::fcntl_setpipe_size(busy, PIPE_BYTES);
+    enlarge(busy);
     channel::send_network(channel, input.as_fd(), output.as_fd())?;
     let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
