@@ -24,6 +24,7 @@ import queue
 import random
 import re
 import select
+import shlex
 import shutil
 import signal
 import socket
@@ -452,15 +453,20 @@ class Bench:
         self.row("ssh true", "sshd", "cubic", 0, 0, done.wall, counted)
         self.rows[-1]["trips"] = sum(1 for side, _ in counted["flights"] if side == 0)
 
-    def protocol(self):
-        """Frames behind a relay: first backup, unchanged run, a run with one new file."""
-        sink = Rig(self.rig.work / "relayed", self.options.bin)
-        sink.ready()
+    def relayed(self, sink):
+        """From now on this vault's sink is behind a relay; returns the file of frames."""
         log = sink.work / "frames"
         command = f'{sys.executable} {__file__} --relay {log} {self.options.rtt / 2000} {self.rig.bin}/remote-sink "$@"'
         (sink.bin / "remote-sink").unlink()
         (sink.bin / "remote-sink").write_text(f"#!/bin/sh\nexec {command}\n")
         (sink.bin / "remote-sink").chmod(0o755)
+        return log
+
+    def protocol(self):
+        """Frames behind a relay: first backup, unchanged run, a run with one new file."""
+        sink = Rig(self.rig.work / "relayed", self.options.bin)
+        sink.ready()
+        log = self.relayed(sink)
         data = self.data(32, "data-relayed")
         for what in ("first backup", "unchanged", "one new file"):
             if what == "one new file":
@@ -470,6 +476,44 @@ class Bench:
             before, trips = protocol_trips(events)
             self.figures[what] = {"before_data": before, "trips": trips}
             print(what, self.figures[what], file=sys.stderr)
+
+    def history(self):
+        """What reads behind a relay: a vault of many small runs, whose newest snapshot lies in all their archives."""
+        sink = Rig(self.rig.work / "history", self.options.bin)
+        sink.ready()
+        data, numbers = self.rig.work / "data-history", random.Random(5)
+        files = [data / f"d{at % 20}" / f"e{at}" / f"f{file}" for at in range(300) for file in range(10)]
+        dump = data / "all.sql"
+
+        def write(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(numbers.randbytes(numbers.randrange(2000, 60000)))
+
+        for path in files:
+            write(path)
+        dump.write_bytes(numbers.randbytes(160 * MIB))
+        for at in range(self.options.runs):
+            run(*sink.agent("-q", "backup", data))
+            for path in numbers.sample(files, 30):
+                write(path)
+            with open(dump, "r+b") as file:
+                for _ in range(2):
+                    file.seek(numbers.randrange(159 * MIB))
+                    file.write(numbers.randbytes(200_000))
+        run(*sink.agent("-q", "backup", data))
+        config = sink.reader()
+        log = self.relayed(sink)
+        base = str(data)
+        cases = {"restore of all": ["restore", "latest", "-i", sink.identity, "--target", sink.work / "back"],
+                 "dump of one file": ["dump", "latest", f"{base}/all.sql", "-i", sink.identity],
+                 "ls of all": ["ls", "--recursive", "latest", "-i", sink.identity],
+                 "check": ["check", "-i", sink.identity]}
+        for what, words in cases.items():
+            command = shlex.join(map(str, sink.agent("-q", *words, config=config)))
+            done = sink.measure(["bash", "-c", f"exec {command} > /dev/null"])
+            _, trips = protocol_trips(json.loads(log.read_text()))
+            self.figures[f"{what}, {self.options.runs} runs"] = {"before_data": None, "trips": trips, "wall": done.wall}
+            print(what, trips, f"{done.wall:.2f} s", f"{done.mib('source-agent'):.0f} MiB", file=sys.stderr)
 
 
 def tables(bench):
@@ -493,10 +537,11 @@ def main():
     parser.add_argument("--mbit", type=float, default=100)
     parser.add_argument("--rtt", type=float, default=50, help="milliseconds")
     parser.add_argument("--mib", type=int, default=256, help="of incompressible data")
+    parser.add_argument("--runs", type=int, default=100, help="small runs of the vault that is read behind a relay")
     parser.add_argument("--lossy-mib", type=int, default=16, help="the same on a line with loss")
     parser.add_argument("--loss", type=float, default=0.01)
     parser.add_argument("--controls", default="cubic,bbr", help="TCP's congestion controls to try with loss")
-    parser.add_argument("--only", choices=["protocol", "clean", "loss"])
+    parser.add_argument("--only", choices=["protocol", "history", "clean", "loss"])
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--lock", type=Path, help="a file to lock while something is measured")
     options = parser.parse_args()
@@ -504,6 +549,8 @@ def main():
     try:
         if options.only in (None, "protocol"):
             bench.protocol()
+        if options.only in (None, "history"):
+            bench.history()
         if options.only in (None, "clean"):
             bench.login()
             bench.link.set(0, "cubic")

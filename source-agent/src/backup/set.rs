@@ -225,10 +225,10 @@ impl Run<'_> {
             let mut producers = Vec::new();
             match (&set.input, &plan) {
                 (Input::Stream { from, name }, _) => {
-                    let (read, output, users, reader) = (&read, &output, &self.users, series_reader);
+                    let (read, output, users, mut reader) = (&read, &output, &self.users, series_reader);
                     producers.push(scope.spawn(move || {
                         let mut one = Reader::new(read, Store::new(shared));
-                        if let Err(failure) = stream::store(from, name, &mut one, &reader, users, output) {
+                        if let Err(failure) = stream::store(from, name, &mut one, &mut reader, users, output) {
                             stop.fail(failure);
                         }
                     }));

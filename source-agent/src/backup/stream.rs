@@ -73,7 +73,7 @@ pub fn store(
     from: &From,
     name: &str,
     reader: &mut Reader,
-    series: &SeriesReader,
+    series: &mut SeriesReader,
     users: &Users,
     output: &Output,
 ) -> Outcome<()> {

@@ -6,6 +6,7 @@
 
 pub mod filter;
 mod healed;
+mod packing;
 pub mod rebuild;
 pub mod record;
 pub mod series;
@@ -60,7 +61,7 @@ fn sqlite(error: rusqlite::Error) -> Failure {
 }
 
 /// The shape of the tables; another one is put aside.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;

@@ -4,6 +4,7 @@
 //! difference; both the rows and their sum are written by the same statements, and [`SeriesWriter::recount`] adds up
 //! the rows again where there is doubt.
 
+use super::packing::{RowOpener, RowPacker};
 use super::uses::{self, Spot, Uses};
 use super::{Corrupt, open_or_renew, owner, reader, sqlite};
 use crate::report::Outcome;
@@ -31,7 +32,7 @@ pub struct DirRow {
     pub top: Vec<u8>,
     /// Uses of its own content and nodes, packed; those below are in their own rows.
     pub uses: Vec<u8>,
-    /// Records of all names, ascending.
+    /// Records of all names, ascending; packed in the database.
     pub records: Vec<u8>,
 }
 
@@ -45,11 +46,13 @@ pub struct SeriesIndex {
 /// The rows as they were when the run began; for one thread.
 pub struct SeriesReader {
     connection: Connection,
+    opener: RowOpener,
 }
 
 /// The one transaction of a run.
 pub struct SeriesWriter {
     connection: Connection,
+    packer: RowPacker,
     changes: HashMap<Spot, i64>,
     /// A row was not readable: the sums are made again.
     doubt: bool,
@@ -142,7 +145,7 @@ pub fn for_each_row(
     if !any {
         return Ok(());
     }
-    let connection = reader(path)?;
+    let (connection, mut opener) = (reader(path)?, RowOpener::new()?);
     let mut list = connection.prepare("SELECT path, top, uses, records FROM dirs ORDER BY path").map_err(sqlite)?;
     let mut rows = list.query([]).map_err(sqlite)?;
     while let Some(row) = rows.next().map_err(sqlite)? {
@@ -150,8 +153,8 @@ pub fn for_each_row(
         if !uses::unpack(uses)?.iter().any(|(spot, _)| refers(*spot)) {
             continue;
         }
-        let found =
-            DirRow { top: row.get(1).map_err(sqlite)?, uses: uses.to_vec(), records: row.get(3).map_err(sqlite)? };
+        let records = opener.open(row.get_ref(3).map_err(sqlite)?.as_blob().map_err(|_| Corrupt)?)?;
+        let found = DirRow { top: row.get(1).map_err(sqlite)?, uses: uses.to_vec(), records };
         let path: Vec<u8> = row.get(0).map_err(sqlite)?;
         each(&path, found)?;
     }
@@ -192,7 +195,7 @@ impl SeriesIndex {
         connection.execute_batch("BEGIN").map_err(sqlite)?;
         // A deferred transaction begins with its first read.
         connection.query_row("SELECT count(*) FROM meta", [], |_| Ok(())).map_err(sqlite)?;
-        Ok(SeriesReader { connection })
+        Ok(SeriesReader { connection, opener: RowOpener::new()? })
     }
 
     /// Begins the transaction of a run.
@@ -200,17 +203,18 @@ impl SeriesIndex {
         let connection = Connection::open(&self.path).map_err(sqlite)?;
         super::configure(&connection).map_err(sqlite)?;
         connection.execute_batch("BEGIN IMMEDIATE").map_err(sqlite)?;
-        Ok(SeriesWriter { connection, changes: HashMap::new(), doubt: false })
+        Ok(SeriesWriter { connection, packer: RowPacker::new()?, changes: HashMap::new(), doubt: false })
     }
 }
 
 impl SeriesReader {
-    pub fn dir(&self, path: &[u8]) -> Outcome<Option<DirRow>> {
+    pub fn dir(&mut self, path: &[u8]) -> Outcome<Option<DirRow>> {
         let sql = "SELECT top, uses, records FROM dirs WHERE path = ?1";
         let mut find = self.connection.prepare_cached(sql).map_err(sqlite)?;
-        find.query_row([path], |row| Ok(DirRow { top: row.get(0)?, uses: row.get(1)?, records: row.get(2)? }))
-            .optional()
-            .map_err(sqlite)
+        let mut rows = find.query([path]).map_err(sqlite)?;
+        let Some(row) = rows.next().map_err(sqlite)? else { return Ok(None) };
+        let records = self.opener.open(row.get_ref(2).map_err(sqlite)?.as_blob().map_err(|_| Corrupt)?)?;
+        Ok(Some(DirRow { top: row.get(0).map_err(sqlite)?, uses: row.get(1).map_err(sqlite)?, records }))
     }
 }
 
@@ -228,7 +232,7 @@ impl SeriesWriter {
         self.change(&row.uses, 1)?;
         let sql = "INSERT OR REPLACE INTO dirs VALUES (?1, ?2, ?3, ?4)";
         let mut put = self.connection.prepare_cached(sql).map_err(sqlite)?;
-        put.execute(params![path, row.top, row.uses, row.records]).map(|_| ()).map_err(sqlite)
+        put.execute(params![path, row.top, row.uses, self.packer.pack(&row.records)?]).map(|_| ()).map_err(sqlite)
     }
 
     /// Removes a directory and all below it.

@@ -128,7 +128,7 @@ proptest! {
         let mut naive: BTreeMap<String, Uses> = BTreeMap::new();
         for (changes, commits) in runs {
             let index = SeriesIndex::open(dir.path(), &SOURCE, &LINEAGE, &Series::new([5; 16])).unwrap();
-            let reader = index.reader().unwrap();
+            let mut reader = index.reader().unwrap();
             let mut writer = index.begin().unwrap();
             let before = naive.clone();
             for change in changes {
