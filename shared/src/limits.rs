@@ -58,6 +58,11 @@ pub const OWNER_BYTES_MAX: usize = 1 << 20;
 pub const VOUCHER_BYTES_MAX: usize = 4 << 10;
 /// Largest substitute record.
 pub const SUBSTITUTE_BYTES_MAX: usize = 1 << 20;
+/// All substitute records of a source that a sink takes; less than a reader takes of a lineage
+/// ([`READ_OBJECTS_BYTES_MAX`]), so that no source can make them unreadable by their mass.
+pub const SUBSTITUTES_BYTES_MAX: u64 = 96 << 20;
+/// Objects of one row (owner records, vouchers, substitutes, …) that a reader takes, in bytes.
+pub const READ_OBJECTS_BYTES_MAX: usize = 128 << 20;
 /// Largest session record.
 pub const RECORD_BYTES_MAX: usize = 4 << 20;
 /// Archives that one session record may list; a longer session publishes several.

@@ -1,5 +1,6 @@
 //! What a session may take: time, space and numbers of things. Defaults in one place; `vault.toml` may set some.
 
+use shared::limits::SUBSTITUTES_BYTES_MAX;
 use std::time::Duration;
 
 /// Limits of one session and its source.
@@ -34,6 +35,8 @@ pub struct Limits {
     pub headless_bodies: u64,
     /// Substitute records of a source.
     pub substitutes: u64,
+    /// Their bytes.
+    pub substitutes_bytes: u64,
     /// Objects of each kind that one owner may leave.
     pub owner_objects: usize,
     /// Objects, and bytes charged for them, after which a session record is published: what a session that is killed
@@ -77,6 +80,7 @@ impl Default for Limits {
             lineages: LINEAGES_MAX,
             headless_bodies: 64,
             substitutes: 65_536,
+            substitutes_bytes: SUBSTITUTES_BYTES_MAX,
             owner_objects: 65_536,
             record_objects: 4096,
             record_bytes: 256 << 20,

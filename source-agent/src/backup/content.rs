@@ -33,7 +33,7 @@ pub enum Issue {
 impl From<Errno> for Issue {
     fn from(e: Errno) -> Self {
         match e {
-            Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::STALE => Self::Gone,
+            Errno::NOENT | Errno::LOOP | Errno::NOTDIR => Self::Gone,
             e if meta::is_exhausted(e) => Self::Fatal(meta::exhausted(e)),
             e => Self::Unreadable(e.into()),
         }
@@ -220,5 +220,16 @@ fn next_data(file: &File, at: u64, end: u64) -> (u64, u64) {
         Ok(_) | Err(Errno::NXIO) => (end, end),
         // No such knowledge: all of it is data.
         Err(_) => (at, end),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_lost_mount_hides_did_not_vanish() {
+        assert!(matches!(Issue::from(Errno::NOENT), Issue::Gone));
+        assert!(matches!(Issue::from(Errno::STALE), Issue::Unreadable(_)));
     }
 }

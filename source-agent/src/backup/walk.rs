@@ -143,8 +143,10 @@ fn file_system_number(path: &[u8]) -> u32 {
     path.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
+/// A name that went away, or became something else. ESTALE is none of these: a network mount whose server went away
+/// hides what is there.
 fn is_gone(e: Errno) -> bool {
-    matches!(e, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE)
+    matches!(e, Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
 }
 
 impl<'a> Walk<'a> {

@@ -4,12 +4,14 @@ use crate::cli::{Context, print_json, print_line};
 use crate::progress::{self, Progress, warn, warn_item};
 use crate::report::{Exit, Outcome};
 use crate::restore::check::{self, Affected, Bad, Named, Share};
+use crate::restore::expired;
 use crate::restore::findings::Findings;
 use crate::restore::objects::{ArchiveName, is_lost};
 use crate::restore::reading::{Desk, Need};
 use crate::restore::resolve::{is_latest, sort_newest_first};
 use crate::restore::substitutes::Substitutes;
 use crate::restore::view::{Fresh, Snapshot, View};
+use shared::format::owner::BlockName;
 use shared::text::printable;
 use shared::wire::Damage;
 use std::collections::HashSet;
@@ -42,8 +44,10 @@ pub struct CheckArgs {
     pub identity: Option<PathBuf>,
 }
 
+#[derive(Default)]
 struct Totals {
     snapshots: u64,
+    expired: u64,
     archives: u64,
     blocks: u64,
     chunks: u64,
@@ -56,7 +60,9 @@ pub fn run(args: &CheckArgs, context: &Context) -> Outcome<Exit> {
     let deep = args.read_data.is_some() || args.restore_test.is_some();
     let mut desk = Desk::open(context, args.identity.as_deref(), if deep { Need::Blocks } else { Need::IfNamed })?;
     let view = desk.view(context, args.source.as_deref())?;
-    let mut totals = Totals { snapshots: 0, archives: 0, blocks: 0, chunks: 0, restored: 0, findings: 0, affected: 0 };
+    // The view has told of them.
+    let doubtful = expired::doubtful(&view.snapshots, desk.now).len() as u64;
+    let mut totals = Totals { findings: doubtful, ..Totals::default() };
     for fresh in &view.fresh {
         chain(args, context, &mut desk, &view, fresh, &mut totals)?;
     }
@@ -94,9 +100,12 @@ fn chain(
     let name = |number| ArchiveName { source: fresh.chain.source, lineage: fresh.chain.lineage, number };
     let keys: Vec<_> = [Some(*source.key()), source.card.owner().copied()].into_iter().flatten().collect();
     let (id, lineage) = (&fresh.chain.source, &fresh.chain.lineage);
-    let substitutes = Substitutes::load(&mut *desk.sinks[fresh.sink], id, lineage, &keys, &mut findings)?;
+    let rows = Substitutes::fetch(&mut *desk.sinks[fresh.sink], id, lineage, &mut findings)?;
+    let mut is_named = |left: &BlockName| Ok(named.is_live(left.number.get(), &left.id, left.block));
+    let substitutes = Substitutes::read(rows, (id, lineage), &keys, &mut findings, &mut is_named)?;
     named.regions(&mut *desk.sinks[fresh.sink], &source, name, &substitutes, &mut findings, &progress)?;
     totals.snapshots += named.snapshots;
+    totals.expired += named.expired;
     totals.archives += named.archives();
     let mut affected = Vec::new();
     if desk.identity.is_some() {
@@ -167,11 +176,12 @@ fn deep(
 }
 
 fn summary(totals: &Totals, view: &View, context: &Context) -> Outcome<()> {
-    let Totals { snapshots, archives, blocks, chunks, restored, findings, affected } = totals;
+    let Totals { snapshots, expired, archives, blocks, chunks, restored, findings, affected } = totals;
     if context.json {
         return print_json(&serde_json::json!({
             "message_type": "summary",
             "snapshots": snapshots,
+            "expired": expired,
             "archives": archives,
             "blocks_read": blocks,
             "chunks_checked": chunks,
@@ -187,6 +197,9 @@ fn summary(totals: &Totals, view: &View, context: &Context) -> Outcome<()> {
     let count = |number: &u64| progress::count(*number);
     let mut text =
         format!("{} chains unbroken, {} snapshots, {} archives", view.fresh.len(), count(snapshots), count(archives));
+    if *expired > 0 {
+        text.push_str(&format!(" ({} expired)", count(expired)));
+    }
     if *blocks > 0 {
         text.push_str(&format!(", {} blocks read, {} chunks", count(blocks), count(chunks)));
     }

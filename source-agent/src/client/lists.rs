@@ -6,7 +6,7 @@ use shared::codec::FormatError;
 use shared::format::envelope::Wrap;
 use shared::format::owner::{OwnerRecord, Substitute, Voucher};
 use shared::id::{ArchiveNumber, Lineage, SourceId, VerifyKey};
-use shared::limits::LIST_ITEMS_MAX;
+use shared::limits::{LIST_ITEMS_MAX, READ_OBJECTS_BYTES_MAX};
 use shared::signature::{Object, Signed, Verified};
 use shared::wire::reply::{ArchiveItem, ArchiveList, DamagedList};
 use shared::wire::request::{GetOwned, ListArchives, ListHeads, ListOf, PushRequest, Query, Request};
@@ -18,9 +18,8 @@ pub const HEADS_MAX: usize = 1 << 20;
 pub const HEADS_BYTES_MAX: usize = 256 << 20;
 /// Archives of one lineage that are taken in one call.
 pub const ARCHIVES_MAX: usize = 4 << 20;
-/// Objects of one row (owner records, vouchers, …) that are taken in one call, and their bytes.
+/// Objects of one row (owner records, vouchers, …) that are taken in one call.
 pub const OBJECTS_MAX: usize = 1 << 16;
-pub const OBJECTS_BYTES_MAX: usize = 128 << 20;
 
 /// Items asked for at a time; the sink sends fewer where a frame is full.
 const LIMIT: u32 = LIST_ITEMS_MAX as u32;
@@ -150,7 +149,7 @@ impl Client {
                     Reply::End => break,
                     other => return Err(self.unexpected(&other)),
                 }
-                if all.len() > OBJECTS_MAX || all.len() - before > LIMIT as usize || bytes > OBJECTS_BYTES_MAX {
+                if all.len() > OBJECTS_MAX || all.len() - before > LIMIT as usize || bytes > READ_OBJECTS_BYTES_MAX {
                     return Err(self.endless(T::NAME, OBJECTS_MAX));
                 }
                 reply = self.reply()?;

@@ -73,6 +73,8 @@ pub struct Named {
     pages: HashSet<Digest>,
     bodies: HashSet<Digest>,
     pub snapshots: u64,
+    /// Snapshots that the sink calls expired.
+    pub expired: u64,
 }
 
 impl Named {
@@ -96,7 +98,7 @@ impl Named {
     }
 
     /// Does a snapshot name this block of this archive?
-    fn is_live(&self, number: u64, id: &ArchiveId, block: u32) -> bool {
+    pub fn is_live(&self, number: u64, id: &ArchiveId, block: u32) -> bool {
         self.archives.get(&number).is_some_and(|(known, live)| known == id && bits::is_set(live, block as usize))
     }
 
@@ -106,7 +108,10 @@ impl Named {
         let id = snapshot.id().short();
         match snapshot.content {
             Damage::Present => {}
-            Damage::Expired => return Ok(()),
+            Damage::Expired => {
+                self.expired += 1;
+                return Ok(());
+            }
             Damage::Absent if head.is_checkpoint() => return Ok(()),
             Damage::Absent => {
                 findings.other(format!("snapshot {id}: its content is gone, and no retention took it"));
@@ -362,6 +367,11 @@ fn fetch_all(
             if let Some((id, live)) = taken
                 && !reader.all_healed(number, id, live)?
             {
+                if lost.is_empty() {
+                    // It is said to be elsewhere too: nothing was noted yet.
+                    let why = reader.why_failed(number).cloned().unwrap_or_else(|| "it cannot be opened".into());
+                    reader.findings.archive(number, tampered("archive", why));
+                }
                 reader.findings.append(lost);
             }
             continue;
@@ -507,6 +517,10 @@ fn is_listed_at(reader: &mut Reader<'_>, chunk: &ChunkRef, bad: &Bad, places: Ve
 /// Reads one snapshot as a whole: structure, data, tree.
 pub fn whole(reader: &mut Reader<'_>, snapshot: &Snapshot, progress: &Progress) -> Outcome<Findings> {
     let mut findings = Findings::default();
+    if snapshot.content != Damage::Present {
+        findings.other(format!("snapshot {}: its content is not there any more", snapshot.id().short()));
+        return Ok(findings);
+    }
     let mut named = Named::default();
     named.snapshot(reader.sink, snapshot, &mut findings)?;
     let bad = read_data(reader, &named, Share::Percent(100.0), progress)?;

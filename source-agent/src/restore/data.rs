@@ -10,9 +10,10 @@ use crate::restore::findings::Findings;
 use crate::restore::metadata::Setter;
 use crate::restore::objects::{Got, PartsWanted, tampered};
 use crate::restore::open::is_chunk;
-use crate::restore::plan::{DirId, FileId, Plan, Want, entry_of};
+use crate::restore::plan::{DirId, FailedWant, FileId, Plan, Want, entry_of};
 use crate::restore::reader::{OpenArchive, Reader, open_block};
 use crate::restore::report::LostList;
+use crate::restore::substitutes::Substitutes;
 use crate::restore::write::{OpenDir, Overwrite, Target};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
@@ -68,6 +69,7 @@ struct Stage<'s> {
     files: &'s AtomicU64,
     sealed: Arc<Budget>,
     findings: Mutex<Findings>,
+    substitutes: Arc<Substitutes>,
     /// Ends the restore: a full disk, a broken temporary database.
     fatal: Mutex<Option<Failure>>,
 }
@@ -87,6 +89,7 @@ pub fn write_content(reader: &mut Reader<'_>, to: &Writing<'_>) -> Outcome<u64> 
             files: &files,
             sealed: Budget::new(SEALED_BYTES),
             findings: Mutex::new(Findings::default()),
+            substitutes: reader.substitutes()?,
             fatal: Mutex::new(None),
         };
         let done = stage.run(reader);
@@ -112,9 +115,9 @@ fn relocate(reader: &mut Reader<'_>, plan: &Mutex<Plan>, base: &[u8], lost: &Los
         if failed.is_empty() {
             return Ok(again);
         }
-        for (want, chunk, file) in failed {
+        for FailedWant { row, chunk, tried, file } in failed {
             crate::cli::check_interrupted()?;
-            plan.lock().try_once(&chunk.id, (chunk.archive.get(), chunk.block))?;
+            plan.lock().try_once(&chunk.id, tried)?;
             let mut places = reader.near(&chunk)?;
             places.extend(reader.everywhere(&chunk.id)?);
             let mut next = None;
@@ -126,7 +129,7 @@ fn relocate(reader: &mut Reader<'_>, plan: &Mutex<Plan>, base: &[u8], lost: &Los
             }
             match next {
                 Some(place) => {
-                    plan.lock().move_want(want, place, round)?;
+                    plan.lock().move_want(row, place, round)?;
                     again = true;
                 }
                 None => lose(&mut plan.lock(), file, base, lost, &lost_chunk(&chunk.id, chunk.archive, chunk.block))?,
@@ -137,7 +140,7 @@ fn relocate(reader: &mut Reader<'_>, plan: &Mutex<Plan>, base: &[u8], lost: &Los
 
 fn lost_chunk(id: &ChunkId, archive: ArchiveNumber, block: u32) -> Failure {
     let place = format!("archive {archive}, block {block}");
-    tampered("chunk", format!("chunk {} cannot be had whole (last sought in {place})", id.short()))
+    tampered("chunk", format!("chunk {} cannot be had whole (it should be in {place})", id.short()))
 }
 
 /// Marks a file lost, once.
@@ -269,7 +272,7 @@ impl Stage<'_> {
         })?;
         if !came {
             let failure = why.unwrap_or_else(|| tampered("part", "the sink did not send it"));
-            self.findings.lock().block(number, block, failure);
+            self.found_bad(open, block, failure);
             self.fail_block(number, block)?;
         }
         Ok(())
@@ -289,6 +292,15 @@ impl Stage<'_> {
         let ended = || Failure::new("internal", Exit::Failed, "the writing threads ended");
         let permit = self.sealed.acquire(sealed.len() as u64).ok_or_else(ended)?;
         jobs.send(Job { open: Arc::clone(open), block, sealed, _permit: permit }).map_err(|_| ended())
+    }
+
+    /// A block that cannot be had is a finding, unless its content is said to be elsewhere too: there it is sought next,
+    /// and a file that it is not found for is lost.
+    fn found_bad(&self, open: &OpenArchive, block: u32, failure: Failure) {
+        let number = open.archive.name.number;
+        if !self.substitutes.has(number, &open.id(), block) {
+            self.findings.lock().block(number, block, failure);
+        }
     }
 
     /// All wants of a block have failed.
@@ -322,7 +334,7 @@ impl Stage<'_> {
         let opened = match open_block(&open, block, sealed) {
             Ok(opened) => opened,
             Err(failure) => {
-                self.findings.lock().block(number, block, failure);
+                self.found_bad(&open, block, failure);
                 return self.fail_block(number, block);
             }
         };

@@ -34,18 +34,19 @@ impl Everywhere {
     pub fn new() -> Outcome<Self> {
         let db = temporary(64 << 10)?;
         db.execute_batch(
-            "CREATE TABLE chunks(id BLOB NOT NULL, archive INTEGER NOT NULL, block INTEGER NOT NULL); BEGIN;",
+            "CREATE TABLE chunks(id BLOB NOT NULL, named INTEGER NOT NULL, archive INTEGER NOT NULL, block INTEGER NOT NULL); BEGIN;",
         )
         .map_err(sql)?;
         Ok(Self { db })
     }
 
-    /// Notes all chunks of an archive.
-    pub fn add(&mut self, number: ArchiveNumber, table: &ChunkTable) -> Outcome<()> {
-        let mut insert = self.db.prepare_cached("INSERT INTO chunks VALUES (?, ?, ?)").map_err(sql)?;
+    /// Notes all chunks of an archive. `named`: by the snapshot's own pages, not only by a substitute.
+    pub fn add(&mut self, number: ArchiveNumber, table: &ChunkTable, named: bool) -> Outcome<()> {
+        let mut insert = self.db.prepare_cached("INSERT INTO chunks VALUES (?, ?, ?, ?)").map_err(sql)?;
         for (block, chunks) in table.blocks.iter().enumerate() {
             for chunk in chunks.iter() {
-                insert.execute(params![&chunk.id.as_bytes()[..], number.get() as i64, block as i64]).map_err(sql)?;
+                let place = params![&chunk.id.as_bytes()[..], named, number.get() as i64, block as i64];
+                insert.execute(place).map_err(sql)?;
             }
         }
         Ok(())
@@ -56,9 +57,9 @@ impl Everywhere {
         self.db.execute_batch("CREATE INDEX chunks_id ON chunks(id); COMMIT;").map_err(sql)
     }
 
-    /// Places of a chunk, the newest archive first; at most 64.
+    /// Places of a chunk, those that the snapshot names first, then the newest archive; at most 64.
     pub fn find(&self, id: &ChunkId) -> Outcome<Vec<(u64, u32)>> {
-        let query = "SELECT archive, block FROM chunks WHERE id = ? ORDER BY archive DESC, block LIMIT 64";
+        let query = "SELECT archive, block FROM chunks WHERE id = ? ORDER BY named DESC, archive DESC, block LIMIT 64";
         let mut select = self.db.prepare_cached(query).map_err(sql)?;
         let rows = select.query_map([&id.as_bytes()[..]], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, u32>(1)?)));
         let rows: Result<Vec<_>, _> = rows.map_err(sql)?.collect();

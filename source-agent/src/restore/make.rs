@@ -347,17 +347,11 @@ impl Maker<'_, '_> {
         let mut extents = Extents::new(entry);
         let mut wants = 0;
         while let Some((offset, extent)) = extents.next(self.reader)? {
-            let Extent::Chunk(mut chunk) = extent else { continue };
+            let Extent::Chunk(chunk) = extent else { continue };
             self.extents_left = self.extents_left.checked_sub(1).ok_or_else(|| {
                 let shown = printable(path, 4096);
                 tampered("tree", format!("{shown}: the snapshot has far more chunks than its root states bytes"))
             })?;
-            let near = self.reader.substitutes_of(chunk.archive, chunk.block)?;
-            if let Some((archive, block)) = near.first()
-                && let Ok(archive) = shared::id::ArchiveNumber::new(*archive)
-            {
-                (chunk.archive, chunk.block) = (archive, *block);
-            }
             self.plan.add_want(file, offset, &chunk)?;
             wants += 1;
         }

@@ -6,6 +6,7 @@
 pub mod check;
 pub mod data;
 pub mod everywhere;
+pub mod expired;
 pub mod findings;
 pub mod finish;
 pub mod lru;

@@ -9,7 +9,7 @@ use crate::restore::walk::Extents;
 use crate::tree::{ChunkRef, Entry, Extent};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
-use shared::id::{ArchiveNumber, ChunkId};
+use shared::id::{ArchiveId, ArchiveNumber, ChunkId};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -53,6 +53,11 @@ pub type Opened = (ArchiveNumber, u32, Outcome<(Arc<Block>, HashSet<ChunkId>)>);
 impl Wanted {
     fn chunks_of(&self, place: (u64, u32)) -> &[ChunkRef] {
         self.chunks.get(&place).map_or(&[], Vec::as_slice)
+    }
+    /// The id of an archive of which blocks are wanted.
+    pub fn id_of(&self, number: ArchiveNumber) -> Option<ArchiveId> {
+        let (open, _) = self.archives.get(*self.at.get(&number.get())?)?;
+        Some(open.id())
     }
     fn is_full(&self, bytes: usize) -> bool {
         self.bytes >= bytes || self.archives.len() >= WINDOW_ARCHIVES

@@ -53,6 +53,17 @@ impl Want {
     }
 }
 
+/// A want that was not fulfilled where it was sought.
+#[derive(Debug, Clone)]
+pub struct FailedWant {
+    pub row: i64,
+    /// With the place of its hint.
+    pub chunk: ChunkRef,
+    /// Where it was sought last.
+    pub tried: (u64, u32),
+    pub file: FileId,
+}
+
 /// A directory as made.
 #[derive(Debug, Clone)]
 pub struct DirRow {
@@ -100,6 +111,7 @@ const SCHEMA: &str = "
 CREATE TABLE dirs(id INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name BLOB NOT NULL, dev INTEGER NOT NULL, ino INTEGER NOT NULL, entry BLOB);
 CREATE TABLE files(id INTEGER PRIMARY KEY, dir INTEGER NOT NULL, bytes INTEGER NOT NULL, state INTEGER NOT NULL, unwritten INTEGER NOT NULL, entry BLOB NOT NULL);
 CREATE TABLE wants(id INTEGER PRIMARY KEY, archive INTEGER NOT NULL, block INTEGER NOT NULL, chunk BLOB NOT NULL, bytes INTEGER NOT NULL, file INTEGER NOT NULL, offset INTEGER NOT NULL, round INTEGER NOT NULL);
+CREATE TABLE moved(want INTEGER PRIMARY KEY, archive INTEGER NOT NULL, block INTEGER NOT NULL);
 CREATE TABLE links(fs INTEGER NOT NULL, inode INTEGER NOT NULL, content BLOB NOT NULL, dir INTEGER NOT NULL, name BLOB NOT NULL, file INTEGER, PRIMARY KEY(fs, inode, content)) WITHOUT ROWID;
 CREATE TABLE later(dir INTEGER NOT NULL, name BLOB NOT NULL, first_dir INTEGER NOT NULL, first_name BLOB NOT NULL, file INTEGER);
 CREATE TABLE kept(dir INTEGER NOT NULL, name BLOB NOT NULL, PRIMARY KEY(dir, name)) WITHOUT ROWID;
@@ -351,23 +363,25 @@ impl Plan {
         Ok(())
     }
 
-    /// Takes failed wants, at most [`WANTS_AT_ONCE`]: row, chunk with the place that failed, file.
-    pub fn take_failed(&mut self) -> Outcome<Vec<(i64, ChunkRef, FileId)>> {
+    /// Takes failed wants, at most [`WANTS_AT_ONCE`].
+    pub fn take_failed(&mut self) -> Outcome<Vec<FailedWant>> {
         let query = limited(
-            "SELECT f.rowid, w.id, w.chunk, w.bytes, w.archive, w.block, w.file FROM failed f JOIN wants w ON w.id = f.want ORDER BY f.rowid",
+            "SELECT f.rowid, w.id, w.chunk, w.bytes, ifnull(m.archive, w.archive), ifnull(m.block, w.block), w.file, w.archive, w.block \
+             FROM failed f JOIN wants w ON w.id = f.want LEFT JOIN moved m ON m.want = w.id ORDER BY f.rowid",
         );
         let mut select = self.db.prepare_cached(&query).map_err(sql)?;
         let rows = select.query_map([], |row| {
             let id: [u8; 32] = row.get(2)?;
             let archive = ArchiveNumber::new(row.get::<_, i64>(4)? as u64).unwrap_or(ArchiveNumber::FIRST);
             let chunk = ChunkRef { id: ChunkId::new(id), bytes: row.get(3)?, archive, block: row.get(5)? };
-            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, chunk, row.get::<_, FileId>(6)?))
+            let tried = (row.get::<_, i64>(7)? as u64, row.get(8)?);
+            Ok((row.get::<_, i64>(0)?, FailedWant { row: row.get(1)?, chunk, tried, file: row.get(6)? }))
         });
         let rows: Vec<_> = rows.map_err(sql)?.collect::<Result<_, _>>().map_err(sql)?;
         if let Some((last, ..)) = rows.last() {
             self.db.prepare_cached("DELETE FROM failed WHERE rowid <= ?").map_err(sql)?.execute([last]).map_err(sql)?;
         }
-        Ok(rows.into_iter().map(|(_, want, chunk, file)| (want, chunk, file)).collect())
+        Ok(rows.into_iter().map(|(_, want)| want).collect())
     }
 
     /// Notes that this place was tried for this chunk; says whether it was new.
@@ -383,8 +397,10 @@ impl Plan {
         select.exists(params![&chunk.as_bytes()[..], place.0 as i64, place.1]).map_err(sql)
     }
 
-    /// Moves a want to another place, for the next round.
+    /// Moves a want to another place, for the next round; its first place is remembered.
     pub fn move_want(&mut self, want: i64, place: (u64, u32), round: u32) -> Outcome<()> {
+        let sql_first = "INSERT OR IGNORE INTO moved SELECT id, archive, block FROM wants WHERE id = ?";
+        self.db.prepare_cached(sql_first).map_err(sql)?.execute([want]).map_err(sql)?;
         let mut update =
             self.db.prepare_cached("UPDATE wants SET archive = ?, block = ?, round = ? WHERE id = ?").map_err(sql)?;
         update.execute(params![place.0 as i64, place.1, round, want]).map_err(sql)?;

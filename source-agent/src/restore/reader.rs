@@ -1,7 +1,7 @@
 //! One snapshot, opened: chunks by reference, each checked on its way (docs/format.md, section 18). Bounded memory.
 //!
 //! A chunk is sought where its hint says, in substitutes of that block, then in every archive that the snapshot
-//! names. Every candidate is tried; what does not fit is a finding.
+//! names. Every candidate is tried; what does not fit is a finding, unless it is said to be elsewhere too and is there.
 
 use crate::crypto::identity::Identity;
 use crate::crypto::secret::{ChunkNamer, IndexSecret, SessionSecret, SourceSecret};
@@ -80,17 +80,20 @@ impl Block {
     }
 }
 
-/// Notes a block that cannot be had, so that it is not asked for again with each of its chunks.
+/// Notes a block that cannot be had, so that it is not asked for again with each of its chunks. Without `findings` it
+/// is said to be elsewhere too: only what is not found there is told.
 fn fail(
     failed: &mut HashMap<(u64, u32), String>,
-    findings: &mut Findings,
+    findings: Option<&mut Findings>,
     (archive, block): (ArchiveNumber, u32),
     failure: Failure,
 ) {
     if failed.len() < FAILED_MAX {
         failed.insert((archive.get(), block), failure.message.clone());
     }
-    findings.block(archive, block, failure);
+    if let Some(findings) = findings {
+        findings.block(archive, block, failure);
+    }
 }
 
 /// Checks and opens a part that came as block `number` of an archive. Pure: may run on any thread.
@@ -129,7 +132,7 @@ pub struct Reader<'a> {
     blocks: Lru<(u64, u32), Arc<Block>>,
     failed_archives: HashMap<u64, String>,
     failed_blocks: HashMap<(u64, u32), String>,
-    substitutes: Option<Substitutes>,
+    substitutes: Option<Arc<Substitutes>>,
     everywhere: Option<Everywhere>,
     /// Archives that other snapshots of the lineage name, for checks.
     also: std::collections::BTreeMap<u64, ArchiveId>,
@@ -248,6 +251,11 @@ impl<'a> Reader<'a> {
         self.also = archives;
     }
 
+    /// Why an archive could not be opened.
+    pub fn why_failed(&self, number: ArchiveNumber) -> Option<&String> {
+        self.failed_archives.get(&number.get())
+    }
+
     /// Gives back the memory of blocks that were read.
     pub fn forget_blocks(&mut self) {
         self.blocks.clear();
@@ -275,10 +283,15 @@ impl<'a> Reader<'a> {
         Err(tampered("chunk", format!("chunk {} cannot be read: {why}", wanted.id.short())).remote(self.sink.remote()))
     }
 
-    /// Places to look first: substitutes of the hinted block, for they mean that it is damaged; then the block itself.
+    /// Places to look first: the hinted block, then its substitutes. The hint leads for as long as it is not known to
+    /// fail: later records, whoever could sign them, must not stand before what is sound (section 18, 6).
     pub fn near(&mut self, wanted: &ChunkRef) -> Outcome<Vec<(u64, u32)>> {
-        let mut places = self.substitutes_of(wanted.archive, wanted.block)?;
-        places.push((wanted.archive.get(), wanted.block));
+        let hint = (wanted.archive.get(), wanted.block);
+        let mut places = vec![hint];
+        places.extend(self.substitutes_of(wanted.archive, wanted.block)?.into_iter().filter(|place| *place != hint));
+        if self.failed_blocks.contains_key(&hint) || self.failed_archives.contains_key(&hint.0) {
+            places.rotate_left(1);
+        }
         Ok(places)
     }
 
@@ -291,7 +304,7 @@ impl<'a> Reader<'a> {
                 for entry in page.archives.iter() {
                     crate::cli::check_interrupted()?;
                     if let Some(open) = self.archive(entry.number)? {
-                        index.add(entry.number, &open.table)?;
+                        index.add(entry.number, &open.table, true)?;
                     }
                 }
             }
@@ -299,7 +312,7 @@ impl<'a> Reader<'a> {
                 if self.pages.entry(self.sink, number)?.is_none()
                     && let Some(open) = self.archive(number)?
                 {
-                    index.add(number, &open.table)?;
+                    index.add(number, &open.table, false)?;
                 }
             }
             index.finish()?;
@@ -320,15 +333,26 @@ impl<'a> Reader<'a> {
         Ok(None)
     }
 
-    pub fn substitutes(&mut self) -> Outcome<&Substitutes> {
-        if self.substitutes.is_none() {
-            let keys = [Some(*self.source.key()), self.source.card.owner().copied()];
-            let keys: Vec<_> = keys.into_iter().flatten().collect();
-            let loaded =
-                Substitutes::load(self.sink, &self.head.source, &self.head.lineage, &keys, &mut self.findings)?;
-            self.substitutes = Some(loaded);
+    /// Substitutes of the blocks that the snapshot names, and of archives named by [`Reader::also_name`].
+    pub fn substitutes(&mut self) -> Outcome<Arc<Substitutes>> {
+        if let Some(known) = &self.substitutes {
+            return Ok(Arc::clone(known));
         }
-        Ok(self.substitutes.get_or_insert_with(Substitutes::default))
+        let keys = [Some(*self.source.key()), self.source.card.owner().copied()];
+        let keys: Vec<_> = keys.into_iter().flatten().collect();
+        let name = (&self.head.source, &self.head.lineage);
+        let rows = Substitutes::fetch(self.sink, name.0, name.1, &mut self.findings)?;
+        let (pages, also, sink) = (&mut self.pages, &self.also, &mut *self.sink);
+        let mut wanted = |left: &BlockName| {
+            if also.get(&left.number.get()) == Some(&left.id) {
+                return Ok(true);
+            }
+            let entry = pages.entry(sink, left.number)?;
+            Ok(entry.is_some_and(|entry| entry.id == left.id && entry.is_live(left.block)))
+        };
+        let read = Arc::new(Substitutes::read(rows, name, &keys, &mut self.findings, &mut wanted)?);
+        self.substitutes = Some(Arc::clone(&read));
+        Ok(read)
     }
 
     /// Substitutes of a block that the snapshot names.
@@ -424,7 +448,9 @@ impl<'a> Reader<'a> {
                 if self.failed_archives.len() < FAILED_MAX {
                     self.failed_archives.insert(number.get(), failure.message.clone());
                 }
-                self.findings.archive(number, failure);
+                if !self.substitutes()?.has_archive(number, &id) {
+                    self.findings.archive(number, failure);
+                }
                 Ok(None)
             }
             Err(failure) => Err(failure),
@@ -528,6 +554,7 @@ impl<'a> Reader<'a> {
     /// chunks wanted of them. What does not come or does not fit is left out: [`Reader::chunk`] seeks it.
     pub fn fetch(&mut self, wanted: &Wanted) -> Outcome<Found> {
         let opened = wanted.open(&mut *self.sink, &self.namer)?;
+        let substitutes = self.substitutes()?;
         let mut found = Found::new();
         for (archive, number, block) in opened {
             let place = (archive.get(), number);
@@ -536,7 +563,11 @@ impl<'a> Reader<'a> {
                     self.blocks.put(place, Arc::clone(&block), block.memory());
                     found.insert(place, (block, good));
                 }
-                Err(failure) => fail(&mut self.failed_blocks, &mut self.findings, (archive, number), failure),
+                Err(failure) => {
+                    let healed = wanted.id_of(archive).is_some_and(|id| substitutes.has(archive, &id, number));
+                    let findings = (!healed).then_some(&mut self.findings);
+                    fail(&mut self.failed_blocks, findings, (archive, number), failure);
+                }
             }
         }
         Ok(found)
@@ -549,8 +580,12 @@ impl<'a> Reader<'a> {
             _ => None,
         };
         let wanted = [PartsWanted { archive: Arc::clone(&open.archive), parts }];
+        let (id, substitutes) = (open.id(), self.substitutes()?);
         let (blocks, failed, findings) = (&mut self.blocks, &mut self.failed_blocks, &mut self.findings);
-        let mut fail = |block: u32, failure: Failure| fail(failed, findings, (number, block), failure);
+        let mut fail = |block: u32, failure: Failure| {
+            let findings = (!substitutes.has(number, &id, block)).then_some(&mut *findings);
+            fail(failed, findings, (number, block), failure);
+        };
         self.sink.parts(&wanted, &mut |_, got| {
             match got {
                 Got::Part(block, sealed) => match open_block(open, block, sealed) {

@@ -8,6 +8,7 @@ use crate::keys;
 use crate::owner::{Origin, Trust, TrustedSource, record, store};
 use crate::progress::{detail, notice, warn};
 use crate::report::{Exit, Failure, Outcome};
+use crate::restore::expired;
 use crate::restore::objects::Objects;
 use crate::restore::reader::{Reader, open_root};
 use crate::restore::remote::RemoteSink;
@@ -21,6 +22,9 @@ use shared::sys::{Clock, SystemClock};
 use shared::wire::Role;
 use std::path::Path;
 use std::sync::Arc;
+
+/// Snapshots that a sink should not call expired and that are told of one by one.
+const EXPIRED_TOLD_MAX: usize = 10;
 
 /// Connections and trust, before any chain is read.
 pub struct Desk {
@@ -231,7 +235,26 @@ impl Desk {
         let wanted = |trusted: &TrustedSource| source.is_none_or(|text| is_named(trusted, &trusted.id(), text));
         let view = view::load(&mut self.sinks, &mut self.trust, &memory, &wanted)?;
         view.notes.iter().for_each(|note| warn(context, note));
+        self.warn_of_expired(context, &view);
         Ok(view)
+    }
+
+    /// Warns of snapshots that a sink calls expired and should hold: `latest` passes over them.
+    fn warn_of_expired(&self, context: &Context, view: &View) {
+        let doubtful = expired::doubtful(&view.snapshots, self.now);
+        for (at, why) in doubtful.iter().take(EXPIRED_TOLD_MAX) {
+            let snapshot = &view.snapshots[*at];
+            let (id, remote) = (snapshot.id().short(), &self.remotes[snapshot.sink].name);
+            warn(
+                context,
+                &format!(
+                    "{remote}: snapshot {id} is said to be expired, but {why}: ask the sink's operator, and look at your other remotes"
+                ),
+            );
+        }
+        if doubtful.len() > EXPIRED_TOLD_MAX {
+            warn(context, &format!("and {} more are said to be expired", doubtful.len() - EXPIRED_TOLD_MAX));
+        }
     }
 
     /// The snapshot that a name means.

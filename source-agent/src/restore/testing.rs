@@ -63,6 +63,8 @@ pub struct Vault {
     pub remotes: Vec<RemoteHead>,
     pub block_bytes: usize,
     pub created: i64,
+    /// What receipts promise.
+    pub keep_until: Option<i64>,
     pub counts: Option<Counts>,
 }
 
@@ -105,6 +107,7 @@ impl Vault {
             remotes: Vec::new(),
             block_bytes: 64 << 10,
             created: 1_000_000,
+            keep_until: None,
             counts: None,
         };
         vault.store.envelopes.insert(vault.session_id(), vault.envelope.as_bytes().to_vec());
@@ -313,7 +316,7 @@ impl Vault {
             previous: receipt_before,
             journal: None,
             archives: self.page_entries.len() as u64,
-            keep_until: None,
+            keep_until: self.keep_until,
         };
         let receipt = sign(receipt, &self.sink_key).unwrap();
         self.store.heads.push((head.as_bytes().to_vec(), Some(receipt.as_bytes().to_vec()), None));

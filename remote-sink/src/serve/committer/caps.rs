@@ -18,7 +18,7 @@ pub struct Caps {
     lineages: Vec<(Lineage, Option<u64>)>,
     ledger: Option<Arc<Known>>,
     envelopes: Option<u64>,
-    substitutes: Option<u64>,
+    substitutes: Option<(u64, u64)>,
     heads: Option<u64>,
     series: Option<HashSet<Series>>,
 }
@@ -47,19 +47,23 @@ impl Caps {
         self.envelopes = self.envelopes.map(|count| count + 1);
     }
 
-    /// Substitute records of this source, those of this session included even if they were there.
-    pub fn substitutes<S: Store>(&mut self, session: &Session<S>) -> Result<u64, Refused> {
-        if let Some(count) = self.substitutes {
-            return Ok(count);
+    /// Is there room for a substitute record of so many bytes? Those of this session count even if they were there.
+    pub fn admit_substitute<S: Store>(&mut self, session: &Session<S>, bytes: u64) -> Result<(), Refused> {
+        let cap = |text: String| Err(Refused::new(RefusalCode::Cap, text));
+        let (count, held) = match self.substitutes {
+            Some(counted) => counted,
+            None => count_substitutes(session.own()?).map_err(|e| store_refusal(&e))?,
+        };
+        self.substitutes = Some((count, held));
+        if count >= session.limits.substitutes {
+            return cap(format!("this source has {count} substitute records: no more are taken"));
         }
-        let mut count = 0;
-        let listed = session.own()?.list(Shelf::Substitutes, &mut |_| count += 1);
-        listed.map_err(|e| store_refusal(&e))?;
-        Ok(*self.substitutes.insert(count))
-    }
-
-    pub fn substitute_added(&mut self) {
-        self.substitutes = self.substitutes.map(|count| count + 1);
+        let all = held.saturating_add(bytes);
+        if all > session.limits.substitutes_bytes {
+            return cap(format!("this source has {held} bytes of substitute records: no more are taken"));
+        }
+        self.substitutes = Some((count + 1, all));
+        Ok(())
     }
 
     /// Is there room for this head? Heads count by the time of their receipts, over all lineages.
@@ -150,6 +154,18 @@ fn small_objects_on_record<S: Store>(session: &Session<S>, store: &S, since: i64
         }
     })?;
     done.map(|()| count)
+}
+
+/// Substitute records of a source, and their bytes.
+fn count_substitutes<S: Store>(store: &S) -> Result<(u64, u64), StoreError> {
+    let (mut count, mut bytes, mut done) = (0, 0, Ok(()));
+    store.list(Shelf::Substitutes, &mut |entry| {
+        count += 1;
+        if let (Entry::Object(name), Ok(())) = (entry, &done) {
+            done = store.get(&name).map(|stored| bytes += stored.map_or(0, |stored| stored.bytes()));
+        }
+    })?;
+    done.map(|()| (count, bytes))
 }
 
 fn count_envelopes<S: Store>(store: &S, since: i64) -> Result<u64, StoreError> {

@@ -118,11 +118,7 @@ impl<S: Store> Push<S> {
 
     pub fn put_substitute(&mut self, session: &Session<S>, bytes: Vec<u8>) -> Result<(), Refused> {
         let digest = self.pinned.substitute(&bytes)?.digest();
-        let count = self.caps.substitutes(session)?;
-        if count >= session.limits.substitutes {
-            return Err(cap(format!("this source has {count} substitute records: no more are taken")));
-        }
-        self.caps.substitute_added();
+        self.caps.admit_substitute(session, bytes.len() as u64)?;
         session.put_small(Name::Substitute(self.pinned.lineage, digest), bytes, digest, true)
     }
 

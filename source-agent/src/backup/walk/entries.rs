@@ -143,6 +143,10 @@ impl Walk<'_> {
                 self.met.unreadable.add(&task.path, std::io::Error::from(e).to_string());
                 self.not_entered(task, &stat, "", false)
             }
+            Some(Err(other)) if !is_gone(other) => {
+                self.met.unreadable.add(&task.path, std::io::Error::from(other).to_string());
+                self.leave(task, Filled::Gone)
+            }
             _ => {
                 self.met.vanished.add(&task.path, "gone before it was read");
                 self.leave(task, Filled::Gone)
