@@ -8,6 +8,7 @@ use super::lacking::Lacking;
 use super::limit::{Limit, limited};
 use super::stop::{Stop, again};
 use super::taker::{Flying, NoRoom, Taker};
+use crate::cli::interrupted;
 use crate::client::{Answer, Asked, Client, PushSender, Refusal};
 use crate::config::Retry;
 use crate::index::{Index, SinkFacts};
@@ -314,7 +315,16 @@ impl Pusher {
 
     fn send_archive(&mut self, archive: &Ready) -> Outcome<()> {
         let limits = self.remote.limits.clone();
-        self.send(|sender| sender.archive(archive.number, &archive.region, limited(&archive.parts, &limits)))
+        self.not_interrupted()?;
+        // Who was asked to end does not send the rest over a slow line first: the sink drops an archive that is cut.
+        let parts = limited(&archive.parts, &limits).take_while(|_| !interrupted());
+        self.send(|sender| sender.archive(archive.number, &archive.region, parts))?;
+        self.not_interrupted()
+    }
+
+    /// Fails once a signal asked for the end; a run that ends for another reason still sends what it has.
+    fn not_interrupted(&self) -> Outcome<()> {
+        if interrupted() { self.session.stop.check() } else { Ok(()) }
     }
 
     fn send(&mut self, request: impl FnOnce(&mut PushSender) -> Outcome<()>) -> Outcome<()> {

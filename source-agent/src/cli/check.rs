@@ -2,13 +2,13 @@
 
 use crate::cli::{Context, print_json, print_line};
 use crate::progress::{self, Progress, warn, warn_item};
-use crate::report::{Exit, Outcome};
+use crate::report::{Exit, Failure, Outcome};
 use crate::restore::check::{self, Affected, Bad, Named, Share};
 use crate::restore::expired;
 use crate::restore::findings::Findings;
 use crate::restore::objects::{ArchiveName, is_lost};
 use crate::restore::reading::{Desk, Need};
-use crate::restore::resolve::{is_latest, sort_newest_first};
+use crate::restore::resolve::{self, is_latest, sort_newest_first};
 use crate::restore::substitutes::Substitutes;
 use crate::restore::view::{Fresh, Snapshot, View};
 use shared::format::owner::BlockName;
@@ -63,10 +63,14 @@ pub fn run(args: &CheckArgs, context: &Context) -> Outcome<Exit> {
     // The view has told of them.
     let doubtful = expired::doubtful(&view.snapshots, desk.now).len() as u64;
     let mut totals = Totals { findings: doubtful, ..Totals::default() };
+    if view.fresh.is_empty() {
+        return Err(nothing_to_check(&desk, &view, args.source.as_deref()));
+    }
     for fresh in &view.fresh {
         chain(args, context, &mut desk, &view, fresh, &mut totals)?;
     }
-    if args.restore_test.is_some() && totals.findings == 0 && totals.affected == 0 {
+    // A test that restored nothing tested nothing.
+    if totals.restored > 0 && totals.findings == 0 && totals.affected == 0 {
         check::note_restore_test(&desk.loaded.paths.state_dir, desk.now)?;
     }
     summary(&totals, &view, context)?;
@@ -75,6 +79,15 @@ pub fn run(args: &CheckArgs, context: &Context) -> Outcome<Exit> {
         0 => Exit::Done,
         _ => Exit::Tampered,
     })
+}
+
+/// No chain of a trusted source is there: nothing was checked, and nobody should believe that it was.
+fn nothing_to_check(desk: &Desk, view: &View, source: Option<&str>) -> Failure {
+    if let Err(failure) = resolve::check_source(view, &desk.trust, source, &desk.remote_names()) {
+        return failure;
+    }
+    let message = "the remotes show nothing of a source that is trusted here: nothing was checked";
+    Failure::new("no-snapshot", Exit::NotFound, message).help("source-agent trust list")
 }
 
 /// One chain: everything that one sink holds of one lineage of one source.

@@ -116,6 +116,13 @@ impl UsesReader {
         find.query_row([from], |row| row.get(0)).map_err(sqlite)
     }
 
+    /// Is this block referred to?
+    pub fn has(&self, spot: Spot) -> Outcome<bool> {
+        let sql = "SELECT 1 FROM uses WHERE archive = ?1 AND block = ?2";
+        let mut find = self.connection.prepare_cached(sql).map_err(sqlite)?;
+        find.exists(params![spot.archive, spot.block]).map_err(sqlite)
+    }
+
     /// Calls `each` with the blocks of these archives, ascending.
     pub fn each(&self, archives: Range<u64>, mut each: impl FnMut(Spot, u64) -> Outcome<()>) -> Outcome<()> {
         let sql = "SELECT archive, block, count FROM uses WHERE archive >= ?1 AND archive < ?2 ORDER BY archive, block";

@@ -151,7 +151,7 @@ fn one_source(usable: &[&Snapshot], trust: &Trust) -> Outcome<()> {
 
 /// A source that was named must be trusted; one that a sink shows and nobody trusts is told apart from one that is not
 /// there.
-fn check_source(view: &View, trust: &Trust, source: Option<&str>, remotes: &[String]) -> Outcome<()> {
+pub fn check_source(view: &View, trust: &Trust, source: Option<&str>, remotes: &[String]) -> Outcome<()> {
     let remote = |sink: usize| remotes.get(sink).cloned().unwrap_or_default();
     let Some(text) = source else {
         return match view.unknown.first() {

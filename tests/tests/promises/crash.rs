@@ -235,3 +235,19 @@ fn interrupted_by_hand_says_so() {
         scene.judge(&fault, true);
     }
 }
+
+#[test]
+fn a_slow_line_does_not_hold_up_the_end() {
+    let mut scene = Scene::new(13);
+    scene.backup();
+    let archives = |scene: &Scene| scene.usual.vault.files("web1", "archives").len();
+    let before = archives(&scene);
+    tree::write(&scene.usual.data.join("large"), &Chance::new(1).bytes(24 << 20));
+    let slow = scene.agent.backup(&scene.usual.data).args(["--limit-upload", "512KiB"]);
+    let running = scene.environment(slow).begin();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    running.signal(rustix::process::Signal::TERM);
+    running.end().code(143);
+    assert_eq!(archives(&scene), before, "it sent the rest first");
+    scene.judge(&Fault { call: "any", what: "signal", when: 143 }, true);
+}

@@ -63,6 +63,23 @@ fn no_such_snapshot_or_source_is_10() {
 }
 
 #[test]
+fn a_check_that_checked_nothing_says_so() {
+    let usual = Usual::new();
+    let restored = |usual: &Usual| {
+        let done = usual.reader.run().args(["--json", "status"]).done();
+        done.json().iter().any(|line| line["message_type"] == "restore_test" && !line["time"].is_null())
+    };
+    let test = ["check", "--read-data", "--restore-test", "5"];
+    usual.reader.owner_run(&test).done().code(10).helps();
+    tree::write(&usual.data.join("x"), b"x");
+    usual.source.must_back_up(&usual.data);
+    usual.reader.owner_run(&[&test[..], &["-H", "nosuch"]].concat()).done().code(10).helps();
+    assert!(!restored(&usual), "nothing was restored");
+    usual.reader.owner_run(&test).ok();
+    assert!(restored(&usual));
+}
+
+#[test]
 fn a_wrong_passphrase_or_identity_is_12() {
     let usual = Usual::new();
     tree::write(&usual.data.join("x"), b"x");

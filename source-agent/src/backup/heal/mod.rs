@@ -20,6 +20,7 @@ use super::push::Work;
 use super::set::Run;
 use super::stop::stopped;
 use crate::config::Compression;
+use crate::index::series::{self, UsesReader};
 use crate::index::uses::Spot;
 use crate::index::{Index, Lookup, SinkFacts};
 use crate::report::{Exit, Failure, Outcome};
@@ -34,6 +35,7 @@ use shared::limits::{ARCHIVE_CHUNKS_MAX, ARCHIVE_PARTS_MAX};
 use shared::signature::sign;
 use shared::sys::Clock;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -166,19 +168,29 @@ struct Elsewhere {
     present: HashSet<u64>,
     /// Blocks that were damaged once: others stand for them.
     healed: HashSet<Spot>,
+    /// What the last snapshots refer to. Of an archive that is there other blocks may have been freed, unannounced
+    /// (docs/decisions/0013-freed-blocks-are-not-announced.md).
+    used: Vec<UsesReader>,
 }
 
 impl Elsewhere {
-    fn new(index: &Index, facts: &SinkFacts) -> Outcome<Self> {
+    fn new(index: &Index, facts: &SinkFacts, cache_dir: &Path) -> Outcome<Self> {
         let healed = index.healed(facts)?.into_keys().collect();
-        Ok(Self { lookup: index.lookup()?, present: index.present(facts)?, healed })
+        let used = series::all(cache_dir).iter().map(|path| UsesReader::open(path)).collect::<Outcome<_>>()?;
+        Ok(Self { lookup: index.lookup()?, present: index.present(facts)?, healed, used })
     }
 
     fn find(&self, damage: &Damage, id: &ChunkId) -> Outcome<Option<Spot>> {
         let sound = |spot: &Spot| {
             self.present.contains(&spot.archive) && !damage.listed.contains(spot) && !self.healed.contains(spot)
         };
-        Ok(self.lookup.find(id)?.filter(sound))
+        let Some(spot) = self.lookup.find(id)?.filter(sound) else { return Ok(None) };
+        for used in &self.used {
+            if used.has(spot)? {
+                return Ok(Some(spot));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -186,7 +198,7 @@ impl Elsewhere {
 pub fn before(run: &Run, patients: &mut [Patient], compression: Compression) -> Outcome<()> {
     for patient in patients {
         patient.effort = Effort::new(run);
-        let elsewhere = Elsewhere::new(&run.env.index, &patient.facts)?;
+        let elsewhere = Elsewhere::new(&run.env.index, &patient.facts, &run.env.cache_dir)?;
         for batch in batches(&patient.damage.sick) {
             if patient.closed {
                 patient.put_off(&batch);
@@ -468,7 +480,7 @@ fn send(run: &Run, patient: &Patient, record: shared::signature::Verified<Substi
 pub fn after(run: &Run, patients: &mut [Patient]) -> Outcome<()> {
     for patient in patients.iter_mut().filter(|patient| !patient.closed) {
         patient.effort = Effort::new(run);
-        let elsewhere = Elsewhere::new(&run.env.index, &patient.facts)?;
+        let elsewhere = Elsewhere::new(&run.env.index, &patient.facts, &run.env.cache_dir)?;
         let mut names = Names::new();
         for (at, sick) in patient.damage.sick.iter().enumerate().filter(|(_, sick)| sick.fate != Fate::Healed) {
             let Some(chunks) = &sick.chunks else { continue };
