@@ -4,7 +4,7 @@ use super::heal::{self, Damage};
 use super::numbers::LEAP_MAX;
 use super::outcome::shown;
 use super::push::Dial;
-use crate::client::{ARCHIVES_AHEAD_MAX, Client};
+use crate::client::{Client, OBJECTS_AHEAD_MAX};
 use crate::crypto::secret::IndexSecret;
 use crate::index::rebuild::{Own, learn};
 use crate::index::{Index, SinkFacts};
@@ -188,7 +188,7 @@ fn learn_all(
     }
     let (mut unused, mut ahead) = (0usize, unknown.iter());
     // Asked for ahead: over a long line each answer that is waited for is a round trip.
-    for item in ahead.by_ref().take(ARCHIVES_AHEAD_MAX) {
+    for item in ahead.by_ref().take(OBJECTS_AHEAD_MAX) {
         client.ask_archive(&me.source, &me.lineage, item.number)?;
     }
     for ArchiveItem { number, id } in &unknown {

@@ -7,6 +7,7 @@ use crate::restore::check::{self, Affected, Bad, Named, Share};
 use crate::restore::expired;
 use crate::restore::findings::Findings;
 use crate::restore::objects::{ArchiveName, is_lost};
+use crate::restore::reader::Kept;
 use crate::restore::reading::{Desk, Need};
 use crate::restore::resolve::{self, is_latest, sort_newest_first};
 use crate::restore::substitutes::Substitutes;
@@ -166,6 +167,7 @@ fn deep(
     }
     let mut seen = HashSet::new();
     let mut tested = HashSet::new();
+    let mut kept = Kept::default();
     for snapshot in present {
         let id = snapshot.id().short();
         let mut reader = match desk.reader(snapshot) {
@@ -175,6 +177,7 @@ fn deep(
             }
             other => other?,
         };
+        reader.take_over(std::mem::take(&mut kept));
         let mut note = |one: Affected| {
             let path = [format!("{id}:").as_bytes(), &one.path].concat();
             affected.push(Affected { path, why: one.why });
@@ -184,6 +187,7 @@ fn deep(
             totals.restored += check::restore_test(&mut reader, count, progress, &mut note)?;
         }
         findings.append(std::mem::take(&mut reader.findings));
+        kept = reader.into_kept();
     }
     Ok(())
 }

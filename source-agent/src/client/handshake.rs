@@ -44,8 +44,8 @@ pub fn greet(pipe: Pipe, remote: &str, sink: &VerifyKey, greeting: Greeting) -> 
         other => return Err(refusal::unexpected(&other).remote(remote)),
     };
     let welcome = check(&signed, sink, &nonce, greeting).map_err(|failure| failure.remote(remote))?;
-    let (remote, ahead, archives_ahead) = (remote.to_owned(), VecDeque::new(), VecDeque::new());
-    Ok(Client { remote, reader, writer, guard, welcome, ahead, archives_ahead, broken: false })
+    let (remote, ahead, objects_ahead) = (remote.to_owned(), VecDeque::new(), VecDeque::new());
+    Ok(Client { remote, reader, writer, guard, welcome, ahead, objects_ahead, broken: false })
 }
 
 fn hello(nonce: Salt, greeting: Greeting) -> shared::wire::Frame {

@@ -15,7 +15,7 @@ mod tests;
 
 pub use handshake::{Greeting, greet};
 pub use measure::Speed;
-pub use objects::ARCHIVES_AHEAD_MAX;
+pub use objects::OBJECTS_AHEAD_MAX;
 pub use push::{Answer, Asked, PushReceiver, PushSender};
 pub use refusal::{Refusal, ends_session};
 
@@ -51,8 +51,8 @@ pub struct Client {
     welcome: Verified<Welcome>,
     /// Parts that were asked for and not yet taken.
     ahead: VecDeque<(ArchiveNumber, Vec<u32>)>,
-    /// Archives whose region and table were asked for and not yet taken.
-    archives_ahead: VecDeque<ArchiveNumber>,
+    /// What else was asked for and not yet taken: regions with tables by their archive, single objects without.
+    objects_ahead: VecDeque<Option<ArchiveNumber>>,
     /// Replies may be out of step: nothing more can be asked.
     broken: bool,
 }
@@ -98,7 +98,7 @@ impl Client {
     }
 
     fn send(&mut self, frame: &Frame) -> Outcome<()> {
-        if self.broken || !self.ahead.is_empty() || !self.archives_ahead.is_empty() {
+        if self.broken || !self.ahead.is_empty() || !self.objects_ahead.is_empty() {
             let message = "this connection cannot be asked more: an earlier answer was not taken to its end";
             return Err(Failure::new("out-of-step", Exit::Failed, message).remote(&self.remote));
         }

@@ -13,8 +13,9 @@ use shared::signature::{Plain, Signed, Verified};
 use shared::wire::request::{GetArchive, GetObject, GetSession, PushRequest, Query};
 use shared::wire::{Reply, Request, Stored};
 
-/// Archives whose region and table may be asked for ahead: requests so small that they fit the buffers of any transport.
-pub const ARCHIVES_AHEAD_MAX: usize = 64;
+/// Objects, or archives with region and table, that may be asked for ahead: requests so small that they fit the buffers
+/// of any transport.
+pub const OBJECTS_AHEAD_MAX: usize = 64;
 
 impl Client {
     /// The envelope of this session; its signature is the caller's to check.
@@ -72,16 +73,43 @@ impl Client {
     }
 
     /// Asks for the header region and the sealed chunk table of an archive without waiting; [`Client::take_archive`]
-    /// takes the answers, in the same order. At most [`ARCHIVES_AHEAD_MAX`] may be open.
+    /// takes the answers, in the same order. At most [`OBJECTS_AHEAD_MAX`] may be open.
     pub fn ask_archive(&mut self, source: &SourceId, lineage: &Lineage, number: ArchiveNumber) -> Outcome<()> {
-        if self.broken || self.archives_ahead.len() >= ARCHIVES_AHEAD_MAX || !self.ahead.is_empty() {
-            return Err(self.out_of_step(number));
-        }
+        self.may_ask_ahead(&format!("archive {number}"))?;
         let query = GetArchive { source: *source, lineage: *lineage, number };
         self.send_unchecked(&Query::GetRegion(query.clone()).frame())?;
         self.send_unchecked(&Query::GetTable(query).frame())?;
-        self.archives_ahead.push_back(number);
+        self.objects_ahead.push_back(Some(number));
         Ok(())
+    }
+
+    fn may_ask_ahead(&mut self, what: &str) -> Outcome<()> {
+        if self.broken || self.objects_ahead.len() >= OBJECTS_AHEAD_MAX || !self.ahead.is_empty() {
+            return Err(self.out_of_step(what));
+        }
+        Ok(())
+    }
+
+    /// Asks for a single object without waiting; [`Client::take_object`] takes the answer, in the same order. At most
+    /// [`OBJECTS_AHEAD_MAX`] may be open.
+    pub fn ask_object(&mut self, query: &Query) -> Outcome<()> {
+        self.may_ask_ahead("an object")?;
+        self.send_unchecked(&query.frame())?;
+        self.objects_ahead.push_back(None);
+        Ok(())
+    }
+
+    /// Takes the answer to the oldest [`Client::ask_object`]; whether it is what was asked for is the caller's to check.
+    /// After a failure the session is in step, unless [`Client::is_over`].
+    pub fn take_object(&mut self) -> Outcome<Vec<u8>> {
+        if self.broken || self.objects_ahead.pop_front() != Some(None) {
+            return Err(self.out_of_step("an object"));
+        }
+        match self.reply_or_refusal()? {
+            Ok(Reply::Object(bytes)) => Ok(bytes),
+            Ok(other) => Err(self.unexpected(&other)),
+            Err(refusal) => Err(refusal.failure),
+        }
     }
 
     /// Takes the answer to the oldest [`Client::ask_archive`], which must be of this archive. `check` looks at the
@@ -93,8 +121,8 @@ impl Client {
         id: &ArchiveId,
         check: impl FnOnce(&Region) -> Outcome<Part>,
     ) -> Outcome<(Region, Vec<u8>)> {
-        if self.broken || self.archives_ahead.pop_front() != Some(number) {
-            return Err(self.out_of_step(number));
+        if self.broken || self.objects_ahead.pop_front() != Some(Some(number)) {
+            return Err(self.out_of_step(&format!("archive {number}")));
         }
         let region = match self.reply_or_refusal()? {
             Ok(Reply::Object(bytes)) => self.check_region(&bytes, number, id).and_then(|region| {
@@ -105,7 +133,7 @@ impl Client {
             Err(refusal) => Err(refusal.failure),
         };
         if self.broken {
-            return region.and_then(|_| Err(self.out_of_step(number)));
+            return region.and_then(|_| Err(self.out_of_step(&format!("archive {number}"))));
         }
         let first = self.reply_or_refusal()?;
         match (region, first) {
@@ -157,9 +185,9 @@ impl Client {
         }
     }
 
-    fn out_of_step(&mut self, number: ArchiveNumber) -> Failure {
+    fn out_of_step(&mut self, what: &str) -> Failure {
         self.broken = true;
-        Failure::new("out-of-step", Exit::Failed, format!("archive {number} cannot be asked for on this connection"))
+        Failure::new("out-of-step", Exit::Failed, format!("{what} cannot be asked for on this connection"))
             .remote(self.remote_name())
     }
 

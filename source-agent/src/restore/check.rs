@@ -5,7 +5,7 @@ use crate::progress::Progress;
 use crate::report::{Exit, Failure, Outcome};
 use crate::restore::data::local_failure;
 use crate::restore::findings::Findings;
-use crate::restore::objects::{ArchiveName, Got, Objects, PartsWanted, is_lost, tampered};
+use crate::restore::objects::{ArchiveName, Got, Objects, PartsWanted, Wanted, is_lost, tampered};
 use crate::restore::reader::{OpenArchive, Reader, fetch_body, open_block};
 use crate::restore::substitutes::Substitutes;
 use crate::restore::view::Snapshot;
@@ -28,6 +28,8 @@ use std::sync::Arc;
 const ARCHIVES_MAX: usize = 4 << 20;
 /// Ids that are remembered of nodes that were walked, and of chunks that are bad.
 const IDS_MAX: usize = 1 << 20;
+/// Header regions that are asked for in one row.
+const REGIONS_AT_ONCE: usize = 1024;
 /// Threads that open blocks.
 const WORKERS_MAX: usize = 8;
 
@@ -163,36 +165,46 @@ impl Named {
         findings: &mut Findings,
         progress: &Progress,
     ) -> Outcome<()> {
-        for (number, (id, live)) in &self.archives {
-            crate::cli::check_interrupted()?;
-            let Ok(number) = ArchiveNumber::new(*number) else { continue };
-            let place = name(number);
-            match sink.region(&place, id).and_then(|bytes| verify::region(&bytes, &place, id, source.key())) {
-                Ok(archive) => {
-                    let named = live
-                        .iter()
-                        .rposition(|byte| *byte != 0)
-                        .map_or(0, |at| at as u32 * 8 + 8 - live[at].leading_zeros());
-                    if named > archive.index.blocks() {
-                        findings.other(format!(
-                            "archive {number}: snapshots name block {} of {}",
-                            named - 1,
-                            archive.index.blocks()
-                        ));
-                    }
-                }
-                Err(failure) if is_lost(&failure) => {
-                    // What is in the blocks that stand for it is read with the data.
-                    let mut blocks = |right: &BlockName| blocks_of(sink, source, &name(right.number), &right.id);
-                    if !covered(substitutes, (number, id, live), &mut blocks)? {
-                        findings.archive(number, failure);
-                    }
-                }
-                Err(failure) => return Err(failure),
+        let mut archives = self.archives.iter();
+        loop {
+            let row: Vec<_> = archives.by_ref().take(REGIONS_AT_ONCE).collect();
+            if row.is_empty() {
+                return Ok(());
             }
-            progress.files(1);
+            let valid =
+                row.iter().filter_map(|(number, (id, live))| Some((ArchiveNumber::new(**number).ok()?, id, live)));
+            let valid: Vec<_> = valid.collect();
+            let wanted: Vec<Wanted> = valid.iter().map(|(number, id, _)| Wanted::Region(name(*number), **id)).collect();
+            let mut lost = Vec::new();
+            sink.objects(&wanted, &mut |at, got| {
+                crate::cli::check_interrupted()?;
+                let (number, id, live) = valid[at];
+                match got.and_then(|bytes| verify::region(&bytes, &name(number), id, source.key())) {
+                    Ok(archive) => named_blocks(number, live, archive.index.blocks(), findings),
+                    Err(failure) if is_lost(&failure) => lost.push((at, failure)),
+                    Err(failure) => return Err(failure),
+                }
+                progress.files(1);
+                Ok(())
+            })?;
+            for (at, failure) in lost {
+                let (number, id, live) = valid[at];
+                // What is in the blocks that stand for it is read with the data.
+                let mut blocks = |right: &BlockName| blocks_of(sink, source, &name(right.number), &right.id);
+                if !covered(substitutes, (number, id, live), &mut blocks)? {
+                    findings.archive(number, failure);
+                }
+            }
         }
-        Ok(())
+    }
+}
+
+/// Do the blocks that snapshots name exist?
+fn named_blocks(number: ArchiveNumber, live: &[u8], blocks: u32, findings: &mut Findings) {
+    let highest = live.iter().rposition(|byte| *byte != 0);
+    let named = highest.map_or(0, |at| at as u32 * 8 + 8 - live[at].leading_zeros());
+    if named > blocks {
+        findings.other(format!("archive {number}: snapshots name block {} of {blocks}", named - 1));
     }
 }
 
@@ -442,7 +454,7 @@ pub fn tree(
         return Ok(());
     }
     let mut walk = Walk::new(reader, reader.root.top);
-    while let Some(step) = walk.next(reader)? {
+    while let Some(step) = walk.next_of(reader, &|node| !seen.contains(&node.chunk.id))? {
         match step {
             Step::Entry(entry) => {
                 progress.files(1);

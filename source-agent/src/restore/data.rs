@@ -184,16 +184,27 @@ impl Stage<'_> {
         let (mut from, mut ahead) = (0, ARCHIVES_AT_FIRST);
         loop {
             let (mut batch, mut memory) = (Vec::new(), 0);
-            while batch.len() < ahead && memory < TABLES_AHEAD_BYTES {
-                let Some(number) = self.plan.lock().next_archive(self.round, from)? else { break };
+            let mut numbers = Vec::new();
+            let mut next = from;
+            while numbers.len() < ahead
+                && let Some(number) = self.plan.lock().next_archive(self.round, next)?
+            {
+                next = number.get() + 1;
+                numbers.push(number);
+            }
+            if numbers.is_empty() {
+                return Ok(());
+            }
+            reader.prefetch(numbers.iter().map(|number| number.get()))?;
+            for number in numbers {
+                if memory >= TABLES_AHEAD_BYTES {
+                    break;
+                }
                 from = number.get() + 1;
                 if let Some(wanted) = self.prepare(reader, number)? {
                     memory += wanted.0.memory();
                     batch.push(wanted);
                 }
-            }
-            if batch.is_empty() {
-                return Ok(());
             }
             self.fetch_batch(reader, jobs, batch)?;
             ahead = (ahead * 4).min(ARCHIVES_AHEAD);

@@ -36,6 +36,11 @@ impl<K: Hash + Eq + Clone, V: Clone> Lru<K, V> {
         Some(value)
     }
 
+    /// All values, in no order.
+    pub fn into_values(self) -> impl Iterator<Item = V> {
+        self.items.into_values().map(|(value, ..)| value)
+    }
+
     pub fn clear(&mut self) {
         *self = Self::new(self.bytes_max);
     }

@@ -33,6 +33,22 @@ pub enum Got {
     Ended(Failure),
 }
 
+/// One object by its name.
+#[derive(Debug, Clone, Copy)]
+pub enum Wanted {
+    Body(SourceId, Digest),
+    Page(SourceId, Digest),
+    /// The header region of the archive that should have this id.
+    Region(ArchiveName, ArchiveId),
+}
+
+/// Takes what came for an object of a list; a failure is about that object alone.
+pub type EachObject<'a> = &'a mut dyn FnMut(usize, Outcome<Vec<u8>>) -> Outcome<()>;
+/// Checks the header region of an archive of a list.
+pub type CheckRegion<'a> = &'a dyn Fn(usize, &[u8]) -> Outcome<Archive>;
+/// Takes a checked archive of a list and its sealed chunk table; a failure is about that archive alone.
+pub type EachArchive<'a> = &'a mut dyn FnMut(usize, Outcome<(Archive, Vec<u8>)>) -> Outcome<()>;
+
 /// Takes what came for the request at this place of the list.
 pub type Each<'a> = &'a mut dyn FnMut(usize, Got) -> Outcome<()>;
 
@@ -55,6 +71,39 @@ pub trait Objects: Send {
     fn region(&mut self, name: &ArchiveName, id: &ArchiveId) -> Outcome<Vec<u8>>;
     /// The sealed chunk table of a checked archive.
     fn table(&mut self, archive: &Archive) -> Outcome<Vec<u8>>;
+    /// Objects, in the order of the list; all requests may be in flight together.
+    fn objects(&mut self, wanted: &[Wanted], each: EachObject<'_>) -> Outcome<()> {
+        for (at, wanted) in wanted.iter().enumerate() {
+            let got = match wanted {
+                Wanted::Body(source, digest) => self.body(source, digest),
+                Wanted::Page(source, digest) => self.page(source, digest),
+                Wanted::Region(name, id) => self.region(name, id),
+            };
+            match got {
+                Err(failure) if !is_lost(&failure) => return Err(failure),
+                got => each(at, got)?,
+            }
+        }
+        Ok(())
+    }
+    /// Header regions and sealed chunk tables of archives, in the order of the list; all requests may be in flight
+    /// together. `check` looks at a region before its table is taken.
+    fn archives(
+        &mut self,
+        wanted: &[(ArchiveName, ArchiveId)],
+        check: CheckRegion<'_>,
+        each: EachArchive<'_>,
+    ) -> Outcome<()> {
+        for (at, (name, id)) in wanted.iter().enumerate() {
+            let got = self.region(name, id).and_then(|bytes| check(at, &bytes));
+            let got = got.and_then(|archive| self.table(&archive).map(|table| (archive, table)));
+            match got {
+                Err(failure) if !is_lost(&failure) => return Err(failure),
+                got => each(at, got)?,
+            }
+        }
+        Ok(())
+    }
     /// Sealed parts, each as soon as it is there; all requests may be in flight together.
     /// `each` is told the place of the request in the list.
     fn parts(&mut self, wanted: &[PartsWanted], each: Each<'_>) -> Outcome<()>;

@@ -10,7 +10,7 @@ use crate::tree::{ChunkRef, Entry, Extent};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use shared::id::{ArchiveId, ArchiveNumber, ChunkId};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -59,12 +59,16 @@ impl Wanted {
         let (open, _) = self.archives.get(*self.at.get(&number.get())?)?;
         Some(open.id())
     }
-    fn is_full(&self, bytes: usize) -> bool {
+    /// Blocks to fetch.
+    pub fn blocks(&self) -> usize {
+        self.chunks.len()
+    }
+    pub fn is_full(&self, bytes: usize) -> bool {
         self.bytes >= bytes || self.archives.len() >= WINDOW_ARCHIVES
     }
 
     /// Wants a chunk at the first place where it is to be sought.
-    fn add(&mut self, reader: &mut Reader<'_>, chunk: &ChunkRef) -> Outcome<()> {
+    pub fn add(&mut self, reader: &mut Reader<'_>, chunk: &ChunkRef) -> Outcome<()> {
         let Some(place) = reader.near(chunk)?.first().copied() else { return Ok(()) };
         if let Some(chunks) = self.chunks.get_mut(&place) {
             chunks.push(*chunk);
@@ -167,35 +171,66 @@ fn one_by_one(reader: &mut Reader<'_>, entry: &Entry, out: &mut dyn Write) -> Ou
     Ok(())
 }
 
-/// Gathers, fetches and hands over one window after another.
-fn windows(reader: &mut Reader<'_>, entry: &Entry, bytes: usize, pieces: &Sender<Vec<Piece>>) -> Outcome<()> {
-    let mut extents = Extents::new(entry);
-    loop {
-        let (mut window, mut wanted, mut end) = (Vec::new(), Wanted::default(), Ok(()));
-        while !wanted.is_full(bytes) && window.len() < WINDOW_EXTENTS {
+/// Extents of the windows to come, whose archives are opened in one row.
+struct Ahead {
+    extents: Extents,
+    waiting: VecDeque<Extent>,
+    /// How the file ends, once that is known.
+    end: Option<Outcome<()>>,
+}
+
+impl Ahead {
+    /// Reads extents until these and the next window are at hand.
+    fn fill(&mut self, reader: &mut Reader<'_>, bytes: usize) -> Outcome<()> {
+        let chunk_bytes = |extent: &Extent| match extent {
+            Extent::Chunk(chunk) => chunk.bytes as usize,
+            Extent::Hole(_) => 0,
+        };
+        let mut held: usize = self.waiting.iter().map(chunk_bytes).sum();
+        if held >= bytes || self.waiting.len() >= WINDOW_EXTENTS {
+            return Ok(());
+        }
+        let mut archives = BTreeSet::new();
+        while self.end.is_none() && held < 2 * bytes && self.waiting.len() < WINDOW_EXTENTS {
             crate::cli::check_interrupted()?;
-            match extents.next(reader) {
+            match self.extents.next(reader) {
                 Ok(Some((_, extent))) => {
-                    if let Extent::Chunk(chunk) = &extent {
-                        wanted.add(reader, chunk)?;
+                    held += chunk_bytes(&extent);
+                    if let Extent::Chunk(chunk) = &extent
+                        && archives.len() < WINDOW_ARCHIVES
+                    {
+                        archives.insert(chunk.archive.get());
                     }
-                    window.push(extent);
+                    self.waiting.push_back(extent);
                 }
-                Ok(None) => break,
+                Ok(None) => self.end = Some(Ok(())),
                 // What lies before is written all the same.
-                Err(failure) => {
-                    end = Err(failure);
-                    break;
-                }
+                Err(failure) => self.end = Some(Err(failure)),
             }
         }
+        reader.prefetch(archives)
+    }
+}
+
+/// Gathers, fetches and hands over one window after another.
+fn windows(reader: &mut Reader<'_>, entry: &Entry, bytes: usize, pieces: &Sender<Vec<Piece>>) -> Outcome<()> {
+    let mut ahead = Ahead { extents: Extents::new(entry), waiting: VecDeque::new(), end: None };
+    loop {
+        ahead.fill(reader, bytes)?;
+        let (mut window, mut wanted) = (Vec::new(), Wanted::default());
+        while !wanted.is_full(bytes) && window.len() < WINDOW_EXTENTS {
+            let Some(extent) = ahead.waiting.pop_front() else { break };
+            if let Extent::Chunk(chunk) = &extent {
+                wanted.add(reader, chunk)?;
+            }
+            window.push(extent);
+        }
         if window.is_empty() {
-            return end;
+            return ahead.end.unwrap_or(Ok(()));
         }
         let mut found = reader.fetch(&wanted)?;
         found.extend(wanted.here);
         hand_over(reader, &found, window, bytes, pieces)?;
-        end?;
     }
 }
 

@@ -22,13 +22,17 @@ use shared::format::owner::BlockName;
 use shared::format::{Body, Envelope, Head, Wrap};
 use shared::id::{ArchiveId, ArchiveNumber, ChunkId, SessionId};
 use shared::signature::{Plain, Signed, Verified};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Bytes of opened blocks that are kept.
 const BLOCK_CACHE_BYTES: usize = 96 << 20;
 /// Bytes of indexes and chunk tables that are kept.
 const ARCHIVE_CACHE_BYTES: usize = 64 << 20;
+/// Archives that are opened in one row.
+const PREFETCH_ARCHIVES: usize = 32;
+/// Directories' blocks that are fetched in one row, opened.
+const PREFETCH_NODE_BYTES: usize = 8 << 20;
 /// Failed archives and blocks that are remembered, so that they are not fetched for each chunk.
 const FAILED_MAX: usize = 100_000;
 
@@ -108,6 +112,25 @@ pub fn open_block(open: &OpenArchive, number: u32, sealed: Vec<u8>) -> Outcome<B
     Ok(Block { content, chunks })
 }
 
+fn open_table(archive: &Archive, secret: &IndexSecret, sealed: Vec<u8>) -> Outcome<ChunkTable> {
+    let sealed = verify::part(archive, archive.index.blocks(), sealed)?;
+    open::table(archive, secret, sealed)
+}
+
+/// What was opened for one snapshot of a lineage and serves the next: archives by their ids, and secrets of sessions.
+/// Which of them a snapshot names its own pages say.
+pub struct Kept {
+    archives: Lru<ArchiveId, Arc<OpenArchive>>,
+    sessions: HashMap<SessionId, Arc<SessionSecret>>,
+    secret: Option<SourceSecret>,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self { archives: Lru::new(ARCHIVE_CACHE_BYTES), sessions: HashMap::new(), secret: None }
+    }
+}
+
 /// Secrets of sessions, opened once each.
 struct Keys<'a> {
     identity: &'a Identity,
@@ -129,6 +152,7 @@ pub struct Reader<'a> {
     index_secret: IndexSecret,
     keys: Keys<'a>,
     archives: Lru<u64, Arc<OpenArchive>>,
+    kept: Kept,
     blocks: Lru<(u64, u32), Arc<Block>>,
     failed_archives: HashMap<u64, String>,
     failed_blocks: HashMap<(u64, u32), String>,
@@ -236,6 +260,7 @@ impl<'a> Reader<'a> {
             keys,
             findings: Findings::default(),
             archives: Lru::new(ARCHIVE_CACHE_BYTES),
+            kept: Kept::default(),
             blocks: Lru::new(BLOCK_CACHE_BYTES),
             failed_archives: HashMap::new(),
             failed_blocks: HashMap::new(),
@@ -244,6 +269,40 @@ impl<'a> Reader<'a> {
             also: std::collections::BTreeMap::new(),
             read_ahead: 0,
         })
+    }
+
+    /// Takes over what was opened for another snapshot of the same lineage. Of another source secret nothing is taken.
+    pub fn take_over(&mut self, kept: Kept) {
+        if kept.secret.as_ref().is_some_and(|secret| secret.as_bytes() == self.secret.as_bytes()) {
+            self.keys.sessions.extend(kept.sessions.iter().map(|(id, secret)| (*id, Arc::clone(secret))));
+            self.kept = kept;
+        }
+    }
+
+    /// What was opened, for the next snapshot of the same lineage.
+    pub fn into_kept(self) -> Kept {
+        let Self { mut kept, archives, keys, secret, .. } = self;
+        for open in archives.into_values() {
+            let bytes = open.memory();
+            kept.archives.put(open.id(), open, bytes);
+        }
+        Kept { sessions: keys.sessions, secret: Some(secret), ..kept }
+    }
+
+    /// Fetches the blocks of directories that will be read, in one row.
+    pub fn prefetch_nodes(&mut self, nodes: &[ChunkRef]) -> Outcome<()> {
+        let absent = |reader: &Self, node: &ChunkRef| !reader.blocks.contains(&(node.archive.get(), node.block));
+        let nodes: Vec<&ChunkRef> = nodes.iter().filter(|node| absent(self, node)).collect();
+        let archives: BTreeSet<u64> = nodes.iter().map(|node| node.archive.get()).take(PREFETCH_ARCHIVES).collect();
+        self.prefetch(archives)?;
+        let mut wanted = Wanted::default();
+        for node in nodes {
+            if wanted.is_full(PREFETCH_NODE_BYTES) {
+                break;
+            }
+            wanted.add(self, node)?;
+        }
+        if wanted.blocks() > 1 { self.fetch(&wanted).map(drop) } else { Ok(()) }
     }
 
     /// Names archives of other snapshots of the same chain as well: for checks of all data, never for a restore.
@@ -301,8 +360,12 @@ impl<'a> Reader<'a> {
             let mut index = Everywhere::new()?;
             for at in 0..self.pages.count() {
                 let Some(page) = self.pages.page(self.sink, at)? else { continue };
-                for entry in page.archives.iter() {
+                for (at, entry) in page.archives.iter().enumerate() {
                     crate::cli::check_interrupted()?;
+                    if at.is_multiple_of(PREFETCH_ARCHIVES) {
+                        let row = page.archives.iter().skip(at).take(PREFETCH_ARCHIVES);
+                        self.prefetch(row.map(|entry| entry.number.get()))?;
+                    }
                     if let Some(open) = self.archive(entry.number)? {
                         index.add(entry.number, &open.table, true)?;
                     }
@@ -438,7 +501,74 @@ impl<'a> Reader<'a> {
             return Ok(None);
         }
         let Some(id) = self.expected_id(number)? else { return Ok(None) };
-        match self.open_archive(number, &id) {
+        if let Some(open) = self.kept.archives.get(&id) {
+            self.archives.put(number.get(), Arc::clone(&open), open.memory());
+            return Ok(Some(open));
+        }
+        let opened = self.open_archive(number, &id);
+        self.opened(number, &id, opened)
+    }
+
+    /// Opens archives that will be wanted, all asked for together; each then costs no round trip of its own.
+    pub fn prefetch(&mut self, numbers: impl IntoIterator<Item = u64>) -> Outcome<()> {
+        let mut wanted = Vec::new();
+        for number in numbers {
+            let known = self.archives.contains(&number) || self.failed_archives.contains_key(&number);
+            let Some(number) = ArchiveNumber::new(number).ok().filter(|_| !known) else { continue };
+            let Some(id) = self.expected_id(number)? else { continue };
+            if !self.kept.archives.contains(&id) {
+                wanted.push((ArchiveName { source: self.head.source, lineage: self.head.lineage, number }, id));
+            }
+            if wanted.len() == PREFETCH_ARCHIVES {
+                self.prefetch_all(&std::mem::take(&mut wanted))?;
+            }
+        }
+        self.prefetch_all(&wanted)
+    }
+
+    fn prefetch_all(&mut self, wanted: &[(ArchiveName, ArchiveId)]) -> Outcome<()> {
+        // One alone is asked for when it is needed.
+        if wanted.len() < 2 {
+            return Ok(());
+        }
+        let (key, index_secret) = (self.source.key(), &self.index_secret);
+        let remote = self.sink.remote().to_owned();
+        let mut came = Vec::new();
+        self.sink.archives(
+            wanted,
+            &|at, bytes| {
+                let (name, id) = &wanted[at];
+                verify::region(bytes, name, id, key).map_err(|e| e.remote(&remote))
+            },
+            &mut |at, got| {
+                crate::cli::check_interrupted()?;
+                let opened = got.and_then(|(archive, sealed)| {
+                    let table = open_table(&archive, index_secret, sealed).map_err(|e| e.remote(&remote))?;
+                    Ok((archive, table))
+                });
+                came.push((at, opened));
+                Ok(())
+            },
+        )?;
+        for (at, got) in came {
+            let (name, id) = &wanted[at];
+            let opened = got.and_then(|(archive, table)| {
+                let secret = self.session(&archive)?;
+                Ok(OpenArchive { archive: Arc::new(archive), secret, table })
+            });
+            self.opened(name.number, id, opened)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps an archive that was opened; one that cannot be had is a finding.
+    fn opened(
+        &mut self,
+        number: ArchiveNumber,
+        id: &ArchiveId,
+        opened: Outcome<OpenArchive>,
+    ) -> Outcome<Option<Arc<OpenArchive>>> {
+        match opened {
             Ok(open) => {
                 let (bytes, open) = (open.memory(), Arc::new(open));
                 self.archives.put(number.get(), Arc::clone(&open), bytes);
@@ -448,7 +578,7 @@ impl<'a> Reader<'a> {
                 if self.failed_archives.len() < FAILED_MAX {
                     self.failed_archives.insert(number.get(), failure.message.clone());
                 }
-                if !self.substitutes()?.has_archive(number, &id) {
+                if !self.substitutes()?.has_archive(number, id) {
                     self.findings.archive(number, failure);
                 }
                 Ok(None)
@@ -463,10 +593,8 @@ impl<'a> Reader<'a> {
         let bytes = self.sink.region(&name, id)?;
         let archive = verify::region(&bytes, &name, id, self.source.key()).map_err(|e| e.remote(&remote))?;
         let secret = self.session(&archive)?;
-        let last = archive.index.blocks();
         let sealed = self.sink.table(&archive)?;
-        let sealed = verify::part(&archive, last, sealed).map_err(|e| e.remote(&remote))?;
-        let table = open::table(&archive, &self.index_secret, sealed).map_err(|e| e.remote(&remote))?;
+        let table = open_table(&archive, &self.index_secret, sealed).map_err(|e| e.remote(&remote))?;
         Ok(OpenArchive { archive: Arc::new(archive), secret, table })
     }
 

@@ -1,14 +1,17 @@
 //! A sink over a connection, which is made again where it was lost or where a lie left it out of step.
 
-use crate::client::{self, Client, Greeting};
+use crate::client::{self, Client, Greeting, OBJECTS_AHEAD_MAX};
 use crate::config::{Loaded, Remote};
 use crate::progress;
 use crate::report::{Exit, Failure, Outcome};
-use crate::restore::objects::{ArchiveName, Each, Got, Objects, PartsWanted};
+use crate::restore::objects::{
+    ArchiveName, CheckRegion, Each, EachArchive, EachObject, Got, Objects, PartsWanted, Wanted, is_lost,
+};
 use crate::restore::verify::Archive;
 use shared::format::{OwnerRecord, Voucher};
 use shared::id::{ArchiveId, Digest, Lineage, SessionId, SourceId, VerifyKey};
 use shared::signature::Verified;
+use shared::wire::request::{GetArchive, GetObject, Query};
 use shared::wire::{HeadItem, SourceItem};
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,6 +113,70 @@ impl RemoteSink {
         }
     }
 
+    /// Asks for all of a row of things without waiting and takes the answers in their order; a connection that was lost
+    /// is made again, and the row goes on where it was.
+    fn row<T>(
+        &mut self,
+        count: usize,
+        ask: &dyn Fn(&mut Client, usize) -> Outcome<()>,
+        take: &dyn Fn(&mut Client, usize) -> Outcome<T>,
+        each: &mut dyn FnMut(usize, Outcome<T>) -> Outcome<()>,
+    ) -> Outcome<()> {
+        let (mut next, mut attempt) = (0, 0);
+        while next < count {
+            crate::cli::check_interrupted()?;
+            let begun = next;
+            let Err(failure) = self.row_once(&mut next, count, ask, take, each)? else { return Ok(()) };
+            self.client = None;
+            attempt = if next > begun { 0 } else { attempt };
+            match as_lost(failure) {
+                // A lie, or an object that the sink cannot read: this one is over, the next ones are not.
+                lost if is_lost(&lost) => {
+                    each(next, Err(lost))?;
+                    next += 1;
+                }
+                failure => self.again_after(failure, attempt)?,
+            }
+            attempt += 1;
+        }
+        Ok(())
+    }
+
+    /// [`RemoteSink::row`] on one connection. The inner failure is about the connection, at `next`.
+    fn row_once<T>(
+        &mut self,
+        next: &mut usize,
+        count: usize,
+        ask: &dyn Fn(&mut Client, usize) -> Outcome<()>,
+        take: &dyn Fn(&mut Client, usize) -> Outcome<T>,
+        each: &mut dyn FnMut(usize, Outcome<T>) -> Outcome<()>,
+    ) -> Outcome<Outcome<()>> {
+        let client = match self.client() {
+            Ok(client) => client,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let mut asked = *next;
+        while *next < count {
+            while asked < count && asked < *next + OBJECTS_AHEAD_MAX {
+                if let Err(failure) = ask(client, asked) {
+                    return Ok(Err(failure));
+                }
+                asked += 1;
+            }
+            let got = match take(client, *next) {
+                Err(failure) if client.is_over() => return Ok(Err(failure)),
+                got => got,
+            };
+            if let Err(failure) = each(*next, got) {
+                // Answers that nobody takes any more are on their way.
+                self.client = None;
+                return Err(failure);
+            }
+            *next += 1;
+        }
+        Ok(Ok(()))
+    }
+
     /// Asks for the rest of all requests and takes what comes, until all has come or the connection fails. `Ok(place)`
     /// is where to go on.
     fn parts_once(&mut self, rest: &mut [Vec<u32>], wanted: &[PartsWanted], from: usize, each: Each<'_>) -> PartsEnd {
@@ -156,6 +223,16 @@ impl RemoteSink {
             }
         }
         PartsEnd::Done
+    }
+}
+
+fn query(wanted: &Wanted) -> Query {
+    match wanted {
+        Wanted::Body(source, digest) => Query::GetBody(GetObject { source: *source, digest: *digest }),
+        Wanted::Page(source, digest) => Query::GetPage(GetObject { source: *source, digest: *digest }),
+        Wanted::Region(name, _) => {
+            Query::GetRegion(GetArchive { source: name.source, lineage: name.lineage, number: name.number })
+        }
     }
 }
 
@@ -206,6 +283,36 @@ impl Objects for RemoteSink {
         self.with(|client| client.table(&name.source, &name.lineage, name.number, part))
     }
 
+    fn objects(&mut self, wanted: &[Wanted], each: EachObject<'_>) -> Outcome<()> {
+        let ask = |client: &mut Client, at: usize| client.ask_object(&query(&wanted[at]));
+        self.row(wanted.len(), &ask, &|client, _| client.take_object(), each)
+    }
+
+    fn archives(
+        &mut self,
+        wanted: &[(ArchiveName, ArchiveId)],
+        check: CheckRegion<'_>,
+        each: EachArchive<'_>,
+    ) -> Outcome<()> {
+        let ask = |client: &mut Client, at: usize| {
+            let name = &wanted[at].0;
+            client.ask_archive(&name.source, &name.lineage, name.number)
+        };
+        let take = |client: &mut Client, at: usize| {
+            let (name, id) = &wanted[at];
+            let mut checked = None;
+            let (_, table) = client.take_archive(name.number, id, |region| {
+                let archive = check(at, region.as_bytes())?;
+                let part = archive.index.parts.last().cloned();
+                checked = Some(archive);
+                part.ok_or_else(|| Failure::new("internal", Exit::Failed, "an archive without parts"))
+            })?;
+            let archive = checked.ok_or_else(|| Failure::new("internal", Exit::Failed, "an unchecked archive"))?;
+            Ok((archive, table))
+        };
+        self.row(wanted.len(), &ask, &take, each)
+    }
+
     fn parts(&mut self, wanted: &[PartsWanted], each: Each<'_>) -> Outcome<()> {
         let mut rest: Vec<Vec<u32>> = wanted.iter().map(|wanted| wanted.parts.clone()).collect();
         let (mut from, mut attempt) = (0, 0);
@@ -223,7 +330,7 @@ impl Objects for RemoteSink {
                     from = at;
                     match as_lost(failure) {
                         // A lie, or an object that the sink cannot read: this request is over, the next ones are not.
-                        lost if crate::restore::objects::is_lost(&lost) => {
+                        lost if is_lost(&lost) => {
                             each(at, Got::Ended(lost))?;
                             from = at + 1;
                         }

@@ -35,15 +35,26 @@ impl Cursor {
 
     /// The next entry; names ascend from node to node (F-31).
     pub fn next(&mut self, reader: &mut Reader<'_>) -> Outcome<Option<Entry>> {
-        if self.leaf.is_empty() && !self.ended {
-            match leaf_after(reader, &self.top.chunk, self.top.level, self.after.as_deref(), None)? {
-                Some(entries) => self.leaf = entries,
-                None => self.ended = true,
-            }
+        self.load(reader)?;
+        Ok(self.pop())
+    }
+
+    /// Reads the next entries if none are at hand; says whether it did.
+    fn load(&mut self, reader: &mut Reader<'_>) -> Outcome<bool> {
+        if !self.leaf.is_empty() || self.ended {
+            return Ok(false);
         }
-        let Some(entry) = self.leaf.pop_front() else { return Ok(None) };
+        match leaf_after(reader, &self.top.chunk, self.top.level, self.after.as_deref(), None)? {
+            Some(entries) => self.leaf = entries,
+            None => self.ended = true,
+        }
+        Ok(true)
+    }
+
+    fn pop(&mut self) -> Option<Entry> {
+        let entry = self.leaf.pop_front()?;
         self.after = Some(entry.name.to_vec());
-        Ok(Some(entry))
+        Some(entry)
     }
 
     /// Gives no further entry.
@@ -208,9 +219,26 @@ impl Walk {
 
     /// The next step; `None` when the directory in which the walk began is done.
     pub fn next(&mut self, reader: &mut Reader<'_>) -> Outcome<Option<Step>> {
+        self.next_of(reader, &|_| true)
+    }
+
+    /// The same for who goes into some directories alone: blocks of the others are not fetched ahead.
+    pub fn next_of(&mut self, reader: &mut Reader<'_>, is_wanted: &dyn Fn(&NodeTop) -> bool) -> Outcome<Option<Step>> {
         crate::cli::check_interrupted()?;
         let Some(level) = self.levels.last_mut() else { return Ok(None) };
-        match level.cursor.next(reader) {
+        let entry = match level.cursor.load(reader) {
+            Ok(true) => {
+                let nodes = level.cursor.leaf.iter().filter_map(|entry| entry.node);
+                let nodes: Vec<ChunkRef> = nodes.filter(is_wanted).map(|node| node.chunk).collect();
+                match reader.prefetch_nodes(&nodes) {
+                    // What is lost of others is told when they are read.
+                    Err(failure) if !is_lost(&failure) => Err(failure),
+                    _ => Ok(level.cursor.pop()),
+                }
+            }
+            loaded => loaded.map(|_| level.cursor.pop()),
+        };
+        match entry {
             Ok(Some(entry)) => {
                 self.budget = self.budget.checked_sub(1).ok_or_else(|| {
                     let why = "the tree holds far more entries than its root states";
