@@ -60,13 +60,13 @@ pub fn run(args: &CheckArgs, context: &Context) -> Outcome<Exit> {
     for fresh in &view.fresh {
         chain(args, context, &mut desk, &view, fresh, &mut totals)?;
     }
-    if args.restore_test.is_some() && totals.findings == 0 && totals.affected == 0 {
+    if args.restore_test.is_some() && totals.findings == 0 && totals.affected == 0 && view.failed.is_empty() {
         check::note_restore_test(&desk.loaded.paths.state_dir, desk.now)?;
     }
     summary(&totals, &view, context)?;
-    Ok(match totals.findings + totals.affected {
-        0 if desk.unreached > 0 => Exit::SomeRemotes,
-        0 => Exit::Done,
+    Ok(match (totals.findings + totals.affected, view.exit()) {
+        (0, Exit::Done) if desk.unreached > 0 => Exit::SomeRemotes,
+        (0, exit) => exit,
         _ => Exit::Tampered,
     })
 }
@@ -179,6 +179,7 @@ fn summary(totals: &Totals, view: &View, context: &Context) -> Outcome<()> {
             "num_errors": findings,
             "files_affected": affected,
             "chains": view.fresh.len(),
+            "sources_failed": view.failed.len(),
         }));
     }
     if context.quiet {
@@ -193,8 +194,12 @@ fn summary(totals: &Totals, view: &View, context: &Context) -> Outcome<()> {
     if *restored > 0 {
         text.push_str(&format!(", {} files restored", count(restored)));
     }
+    if !view.failed.is_empty() {
+        text.push_str(&format!("; {} sources FAILED", view.failed.len()));
+    }
     match (findings, affected) {
-        (0, 0) => text.push_str(": nothing wrong"),
+        (0, 0) if view.failed.is_empty() => text.push_str(": nothing wrong"),
+        (0, 0) => text.push_str(": nothing wrong with the others"),
         _ => text.push_str(&format!(": {} FINDINGS, {} files affected", count(findings), count(affected))),
     }
     print_line(&text)
