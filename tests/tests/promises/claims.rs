@@ -108,7 +108,7 @@ fn a_source_that_cannot_be_read_keeps_no_other_from_it() {
         assert!(!done.out().contains("web1"), "{}", done.tell());
     }
     for (at, snapshot) in [("latest", Some("web2")), (&*of_second, None)].into_iter().enumerate() {
-        let target = usual.place.join(&format!("good-{at}"));
+        let target = usual.place.join(format!("good-{at}"));
         let (name, source) = snapshot;
         let mut run = reader.restore_path(name, &usual.data, &target);
         if let Some(source) = source {
