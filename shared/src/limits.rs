@@ -52,6 +52,13 @@ pub const HEAD_REMOTES_MAX: usize = 32;
 pub const REASON_BYTES_MAX: usize = 1024;
 /// Largest receipt.
 pub const RECEIPT_BYTES_MAX: usize = 4 << 10;
+/// Heads of one chain that a reader takes, and bytes of them with their receipts. What is longer it takes for endless.
+pub const CHAIN_HEADS_READ_MAX: usize = 1 << 20;
+pub const CHAIN_BYTES_READ_MAX: usize = 256 << 20;
+/// Heads of one chain that a sink takes, and bytes of them with their receipts: less than a reader does, so that no
+/// source can make its own history too long to be read.
+pub const CHAIN_HEADS_MAX: u64 = 1_000_000;
+pub const CHAIN_BYTES_MAX: u64 = 240 << 20;
 /// Largest owner record.
 pub const OWNER_BYTES_MAX: usize = 1 << 20;
 /// Largest voucher or release.
@@ -106,3 +113,15 @@ pub const LIST_ITEMS_MAX: usize = 8192;
 pub const DAMAGED_ARCHIVES_MAX: usize = 1024;
 /// Longest message text in a refusal.
 pub const MESSAGE_BYTES_MAX: usize = 2048;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_takes_every_chain_that_a_sink_takes() {
+        // The last head and its receipt may be as large as they like.
+        let bytes = CHAIN_BYTES_MAX + (HEAD_BYTES_MAX + RECEIPT_BYTES_MAX) as u64;
+        assert!(bytes < CHAIN_BYTES_READ_MAX as u64 && CHAIN_HEADS_MAX < CHAIN_HEADS_READ_MAX as u64);
+    }
+}

@@ -30,7 +30,7 @@ pub enum Exit {
 }
 
 /// A failure: what failed, on which remote, why, and what to do next.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Failure {
     /// Stable short code for searching, such as `ssh-hostkey`.
     pub code: &'static str,

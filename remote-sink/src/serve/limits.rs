@@ -1,6 +1,6 @@
 //! What a session may take: time, space and numbers of things. Defaults in one place; `vault.toml` may set some.
 
-use shared::limits::SUBSTITUTES_BYTES_MAX;
+use shared::limits::{CHAIN_BYTES_MAX, CHAIN_HEADS_MAX, SUBSTITUTES_BYTES_MAX};
 use std::time::Duration;
 
 /// Limits of one session and its source.
@@ -27,6 +27,9 @@ pub struct Limits {
     pub objects: u64,
     /// Heads of a source received within 24 hours.
     pub heads_per_day: u64,
+    /// Heads of one lineage, and bytes of them with their receipts: no reader takes a longer chain.
+    pub chain_heads: u64,
+    pub chain_bytes: u64,
     /// Envelopes of a source within 24 hours.
     pub envelopes_per_day: u64,
     pub series: usize,
@@ -75,6 +78,8 @@ impl Default for Limits {
             min_free_objects: 4096,
             objects: 16_000_000,
             heads_per_day: 1000,
+            chain_heads: CHAIN_HEADS_MAX,
+            chain_bytes: CHAIN_BYTES_MAX,
             envelopes_per_day: 1000,
             series: 256,
             lineages: LINEAGES_MAX,

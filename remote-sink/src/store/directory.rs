@@ -341,6 +341,32 @@ impl Store for Directory {
         Ok(())
     }
 
+    /// Packs say it in their indexes; loose objects are looked at one by one.
+    fn bytes_of(&self, shelf: Shelf, wanted: &dyn Fn(&Name) -> bool) -> Result<u64, StoreError> {
+        let (mut bytes, mut done) = (0u64, Ok(()));
+        for pack in self.packs(shelf, true)? {
+            let path = || format!("{}/{}/{}", self.room, layout::PACKS, layout::pack_file(shelf, pack.number));
+            let told = pack.each(&mut |name, place| {
+                if wanted(&name) {
+                    bytes = bytes.saturating_add(u64::from(place.bytes));
+                }
+            });
+            told.map_err(|error| StoreError { action: "read", path: path(), error })?;
+        }
+        self.list_loose(shelf, &mut |entry| {
+            if let (Entry::Object(name), Ok(())) = (entry, &done)
+                && wanted(&name)
+            {
+                match self.loose(&name) {
+                    Ok(stored) => bytes = bytes.saturating_add(stored.map_or(0, |stored| stored.bytes())),
+                    Err(e) if e.is_damage() => {}
+                    Err(e) => done = Err(e),
+                }
+            }
+        })?;
+        done.map(|()| bytes)
+    }
+
     fn free(&self) -> Result<Free, StoreError> {
         let stat = rustix::fs::fstatvfs(&*self.root).map_err(failed("statvfs", ""))?;
         // Some file systems count no inodes and say 0 of 0.

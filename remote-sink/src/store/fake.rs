@@ -118,6 +118,12 @@ impl Store for Fake {
         Ok(())
     }
 
+    fn bytes_of(&self, shelf: Shelf, wanted: &dyn Fn(&Name) -> bool) -> Result<u64, StoreError> {
+        let inner = self.lock();
+        let objects = inner.objects.iter().filter(|(name, _)| name.shelf() == shelf && wanted(name));
+        Ok(objects.map(|(_, bytes)| bytes.len() as u64).sum())
+    }
+
     fn free(&self) -> Result<Free, StoreError> {
         Ok(Free { bytes: self.lock().free, objects: u64::MAX })
     }
@@ -151,6 +157,8 @@ mod tests {
         drop(store.stage().unwrap());
         assert_eq!(put_bytes(store, &Name::Page(Digest::of(b"x")), b"x").unwrap(), PutBytes::New);
         assert_eq!(names(store, Shelf::Archives).unwrap(), vec![name(1)]);
+        assert_eq!(store.bytes_of(Shelf::Archives, &|_| true).unwrap(), 3);
+        assert_eq!(store.bytes_of(Shelf::Archives, &|found| *found != name(1)).unwrap(), 0);
         assert_eq!(names(store, Shelf::Heads).unwrap(), vec![]);
         assert!(store.free().unwrap().bytes > 0);
     }

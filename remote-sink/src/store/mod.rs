@@ -153,6 +153,9 @@ pub trait Store: Clone + Send + Sync + 'static {
     fn get(&self, name: &Name) -> Result<Option<Self::Stored>, StoreError>;
     /// Visits the entries of a shelf, in no order.
     fn list(&self, shelf: Shelf, visit: &mut dyn FnMut(Entry)) -> Result<(), StoreError>;
+    /// Bytes of those objects of a shelf that are wanted. What cannot be opened counts nothing, what is just being
+    /// packed may count twice.
+    fn bytes_of(&self, shelf: Shelf, wanted: &dyn Fn(&Name) -> bool) -> Result<u64, StoreError>;
     /// Room for new objects.
     fn free(&self) -> Result<Free, StoreError>;
 }

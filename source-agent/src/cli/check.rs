@@ -64,20 +64,20 @@ pub fn run(args: &CheckArgs, context: &Context) -> Outcome<Exit> {
     // The view has told of them.
     let doubtful = expired::doubtful(&view.snapshots, desk.now).len() as u64;
     let mut totals = Totals { findings: doubtful, ..Totals::default() };
-    if view.fresh.is_empty() {
+    if view.fresh.is_empty() && view.failed.is_empty() {
         return Err(nothing_to_check(&desk, &view, args.source.as_deref()));
     }
     for fresh in &view.fresh {
         chain(args, context, &mut desk, &view, fresh, &mut totals)?;
     }
     // A test that restored nothing tested nothing.
-    if totals.restored > 0 && totals.findings == 0 && totals.affected == 0 {
+    if totals.restored > 0 && totals.findings == 0 && totals.affected == 0 && view.failed.is_empty() {
         check::note_restore_test(&desk.loaded.paths.state_dir, desk.now)?;
     }
     summary(&totals, &view, context)?;
-    Ok(match totals.findings + totals.affected {
-        0 if desk.unreached > 0 => Exit::SomeRemotes,
-        0 => Exit::Done,
+    Ok(match (totals.findings + totals.affected, view.exit()) {
+        (0, Exit::Done) if desk.unreached > 0 => Exit::SomeRemotes,
+        (0, exit) => exit,
         _ => Exit::Tampered,
     })
 }
@@ -206,6 +206,7 @@ fn summary(totals: &Totals, view: &View, context: &Context) -> Outcome<()> {
             "num_errors": findings,
             "files_affected": affected,
             "chains": view.fresh.len(),
+            "sources_failed": view.failed.len(),
         }));
     }
     if context.quiet {
@@ -223,8 +224,12 @@ fn summary(totals: &Totals, view: &View, context: &Context) -> Outcome<()> {
     if *restored > 0 {
         text.push_str(&format!(", {} files restored", count(restored)));
     }
+    if !view.failed.is_empty() {
+        text.push_str(&format!("; {} sources FAILED", view.failed.len()));
+    }
     match (findings, affected) {
-        (0, 0) => text.push_str(": nothing wrong"),
+        (0, 0) if view.failed.is_empty() => text.push_str(": nothing wrong"),
+        (0, 0) => text.push_str(": nothing wrong with the others"),
         _ => text.push_str(&format!(": {} FINDINGS, {} files affected", count(findings), count(affected))),
     }
     print_line(&text)

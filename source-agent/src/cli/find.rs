@@ -43,7 +43,7 @@ pub fn run(args: &FindArgs, context: &Context) -> Outcome<Exit> {
         Some(name) => vec![desk.choose(&view, &SnapshotPath::parse(name.as_bytes())?, &args.filter)?],
         None => view.snapshots.iter().rev().filter(|snapshot| is_latest(snapshot)).cloned().collect(),
     };
-    let mut exit = Exit::Done;
+    let mut exit = if args.snapshot.is_none() { view.exit() } else { Exit::Done };
     for snapshot in &chosen {
         let mut reader = desk.reader(snapshot)?;
         if !args.filter.takes(&reader.root) {

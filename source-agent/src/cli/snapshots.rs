@@ -42,7 +42,10 @@ pub fn run(args: &SnapshotsArgs, context: &Context) -> Outcome<Exit> {
     let need = if args.filter.needs_root() { Need::Identity } else { Need::IfNamed };
     let mut desk = Desk::open(context, args.identity.as_deref(), need)?;
     let view = desk.view(context, args.filter.source.as_deref())?;
-    let mut exit = if desk.unreached > 0 { Exit::SomeRemotes } else { Exit::Done };
+    let mut exit = match view.exit() {
+        Exit::Done if desk.unreached > 0 => Exit::SomeRemotes,
+        exit => exit,
+    };
     let rows = rows(args, context, &mut desk, &view, &mut exit)?;
     if context.json {
         let items = rows.iter().map(|row| json(row, &desk)).collect();

@@ -54,7 +54,7 @@ pub fn run(args: &StatsArgs, context: &Context) -> Outcome<Exit> {
             }
         }
     }
-    let mut exit = Exit::Done;
+    let mut exit = if args.snapshots.is_empty() { view.exit() } else { Exit::Done };
     for snapshot in &chosen {
         let stored = stored(&mut desk, snapshot, context)?;
         if stored.unreadable > 0 {

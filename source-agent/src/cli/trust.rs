@@ -130,7 +130,7 @@ fn add(card: &str, lineages: &[Lineage], identity: Option<&std::path::Path>, con
     let first = known.is_none_or(|known| known.lineages.is_empty());
     desk.trust.sources.retain(|other| other.id() != id);
     desk.trust.sources.push(source.clone());
-    let view = desk.view(context, None)?;
+    let view = desk.view_anyway(context)?;
     if first {
         // What the source has signed so far is what the owner, who compares the words now, trusts.
         for fresh in view.fresh.iter().filter(|fresh| fresh.chain.source == id) {

@@ -6,16 +6,12 @@ use shared::codec::FormatError;
 use shared::format::envelope::Wrap;
 use shared::format::owner::{OwnerRecord, Substitute, Voucher};
 use shared::id::{ArchiveNumber, Lineage, SourceId, VerifyKey};
-use shared::limits::{LIST_ITEMS_MAX, READ_OBJECTS_BYTES_MAX};
+use shared::limits::{CHAIN_BYTES_READ_MAX, CHAIN_HEADS_READ_MAX, LIST_ITEMS_MAX, READ_OBJECTS_BYTES_MAX};
 use shared::signature::{Object, Signed, Verified};
 use shared::wire::reply::{ArchiveItem, ArchiveList, DamagedList};
 use shared::wire::request::{GetOwned, ListArchives, ListHeads, ListOf, PushRequest, Query, Request};
 use shared::wire::{HeadItem, Reply, SourceItem};
 
-/// Heads of one chain that are taken in one call.
-pub const HEADS_MAX: usize = 1 << 20;
-/// Bytes of heads and receipts that are taken in one call.
-pub const HEADS_BYTES_MAX: usize = 256 << 20;
 /// Archives of one lineage that are taken in one call.
 pub const ARCHIVES_MAX: usize = 4 << 20;
 /// Objects of one row (owner records, vouchers, …) that are taken in one call.
@@ -51,8 +47,8 @@ impl Client {
             let of = |item: &HeadItem| item.head.len() + item.receipt.as_ref().map_or(0, |receipt| receipt.len());
             bytes = bytes.saturating_add(list.items.iter().map(of).sum());
             all.extend(list.items.into_vec());
-            if all.len() > HEADS_MAX || bytes > HEADS_BYTES_MAX {
-                return Err(self.endless("heads", HEADS_MAX));
+            if all.len() > CHAIN_HEADS_READ_MAX || bytes > CHAIN_BYTES_READ_MAX {
+                return Err(self.endless("heads", CHAIN_HEADS_READ_MAX));
             }
             if !more {
                 return Ok(all);

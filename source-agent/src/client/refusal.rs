@@ -56,7 +56,7 @@ fn class(code: RefusalCode) -> (&'static str, Exit, Option<&'static str>) {
             ("sink-failed", Exit::Failed, Some("the operator finds more in the sink's log (remote-sink doctor)"))
         }
         C::Version => ("version", Exit::Unreachable, None),
-        C::Cap => ("cap", Exit::Full, Some("ask the operator to raise this source's caps")),
+        C::Cap => ("cap", Exit::Full, Some("it is a limit of the sink for this source: ask its operator")),
         C::Timeout => ("sink-timeout", Exit::Unreachable, Some("the sink ended a silent or slow session; try again")),
         C::Expired => {
             ("expired", Exit::NotFound, Some("it was removed by the operator's retention; see: source-agent snapshots"))

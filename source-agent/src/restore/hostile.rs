@@ -265,10 +265,19 @@ fn bodies_pages_and_envelopes_of_others_do_not_pass() {
     }
 }
 
-fn look(vaults: Vec<&mut Vault>, trust: &mut Trust, state: &Path) -> Outcome<View> {
+pub fn look_at_all(vaults: Vec<&mut Vault>, trust: &mut Trust, state: &Path) -> Outcome<View> {
     let mut sinks: Vec<Box<dyn Objects + '_>> =
         vaults.into_iter().map(|vault| Box::new(Borrowed(vault)) as _).collect();
     view::load(&mut sinks, trust, &Memory { state_dir: state, now: 5 }, &|_| true)
+}
+
+/// The same where no source may fail.
+pub fn look(vaults: Vec<&mut Vault>, trust: &mut Trust, state: &Path) -> Outcome<View> {
+    let mut view = look_at_all(vaults, trust, state)?;
+    match view.failed.pop() {
+        None => Ok(view),
+        Some((_, failure)) => Err(failure),
+    }
 }
 
 /// A vault that the test still holds.
@@ -304,11 +313,11 @@ forward! {
     fn put_voucher(&mut self, voucher: &shared::signature::Verified<shared::format::Voucher>) -> Outcome<()>;
 }
 
-fn trust_of(vault: &Vault) -> Trust {
+pub fn trust_of(vault: &Vault) -> Trust {
     Trust { sources: vec![vault.trusted()], heads: Vec::new() }
 }
 
-fn three_snapshots() -> Vault {
+pub fn three_snapshots() -> Vault {
     let mut vault = Vault::new();
     for content in [&b"one"[..], b"two", b"three"] {
         let file = vault.file("f", &[content]);
@@ -317,7 +326,7 @@ fn three_snapshots() -> Vault {
     vault
 }
 
-fn refused(result: Outcome<View>, why: &str) -> Failure {
+pub fn refused(result: Outcome<View>, why: &str) -> Failure {
     let failure = result.err().unwrap_or_else(|| panic!("{why}: accepted"));
     assert_eq!(failure.exit, Exit::Tampered, "{why}: {failure}");
     assert!(failure.help.is_some(), "{why}: {failure}");

@@ -4,6 +4,7 @@
 //! made by the check before it, and [`write`] alone joins names to paths.
 
 pub mod check;
+mod claims;
 pub mod data;
 pub mod everywhere;
 pub mod expired;
@@ -30,6 +31,8 @@ pub mod view;
 pub mod walk;
 pub mod write;
 
+#[cfg(test)]
+mod claims_tests;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]

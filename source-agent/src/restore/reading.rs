@@ -53,6 +53,14 @@ pub enum Need {
     IfNamed,
 }
 
+impl View {
+    fn tell_failed(&self, context: &Context) {
+        for (_, failure) in &self.failed {
+            warn(context, &format!("{failure}\n  nothing of this source is used; the others are"));
+        }
+    }
+}
+
 /// Which snapshots a command takes.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Filter {
@@ -229,8 +237,34 @@ impl Desk {
         Ok(Box::new(RemoteSink::connect(&self.loaded, remote, self.greeting, context)?))
     }
 
-    /// Reads and checks the chains of the sources that the filter takes; notes go to standard error.
+    /// Reads and checks the chains of the sources that the filter takes; notes go to standard error, and what is wrong
+    /// with a source while another is shown. Where nothing is left to show, the failure is the command's.
     pub fn view(&mut self, context: &Context, source: Option<&str>) -> Outcome<View> {
+        let mut view = self.look(context, source)?;
+        if view.fresh.is_empty() && !view.failed.is_empty() {
+            let (_, failure) = view.failed.remove(0);
+            view.tell_failed(context);
+            return Err(failure);
+        }
+        view.tell_failed(context);
+        Ok(view)
+    }
+
+    /// The same for `trust`: whatever is wrong with a view is a warning.
+    pub fn view_anyway(&mut self, context: &Context) -> Outcome<View> {
+        let view = match self.look(context, None) {
+            Err(failure) if matches!(failure.exit, Exit::Interrupted | Exit::Terminated) => return Err(failure),
+            Err(failure) => {
+                warn(context, &failure.to_string());
+                View::default()
+            }
+            Ok(view) => view,
+        };
+        view.tell_failed(context);
+        Ok(view)
+    }
+
+    fn look(&mut self, context: &Context, source: Option<&str>) -> Outcome<View> {
         let memory = Memory { state_dir: &self.loaded.paths.state_dir, now: self.now };
         let wanted = |trusted: &TrustedSource| source.is_none_or(|text| is_named(trusted, &trusted.id(), text));
         let view = view::load(&mut self.sinks, &mut self.trust, &memory, &wanted)?;

@@ -67,15 +67,19 @@ pub fn choose<'v>(
     fits: &mut dyn FnMut(&Snapshot) -> Outcome<bool>,
 ) -> Outcome<&'v Snapshot> {
     check_source(view, trust, source, remotes)?;
-    let of_source = |snapshot: &&Snapshot| {
-        source.is_none_or(|text| trust.sources.get(snapshot.source).is_some_and(|s| is_named(s, &s.id(), text)))
-    };
+    let failed = view.failed.iter().find(|(at, _)| is_of(trust, *at, source)).map(|(_, failure)| failure);
+    if let Some(failure) = failed.filter(|_| source.is_some()) {
+        return Err(failure.clone());
+    }
+    let of_source = |snapshot: &&Snapshot| is_of(trust, snapshot.source, source);
     match name {
-        Name::Id(id) => by_id(view.snapshots.iter().filter(of_source), id),
+        // It may be one of a source of which nothing is used.
+        Name::Id(id) => by_id(view.snapshots.iter().filter(of_source), id)
+            .map_err(|e| failed.filter(|_| e.exit == Exit::NotFound).cloned().unwrap_or(e)),
         Name::Latest(back) => {
             let mut usable: Vec<&Snapshot> = view.snapshots.iter().filter(of_source).filter(|s| is_latest(s)).collect();
             if source.is_none() {
-                one_source(&usable, trust)?;
+                one_source(&usable, &view.failed, trust)?;
             }
             sort_newest_first(&mut usable);
             let mut left = *back;
@@ -92,10 +96,18 @@ pub fn choose<'v>(
                 runs.insert(run);
                 left -= 1;
             }
-            Err(Failure::new("no-snapshot", Exit::NotFound, "there is no such snapshot")
-                .help("look with: source-agent snapshots"))
+            let absent = || {
+                Failure::new("no-snapshot", Exit::NotFound, "there is no such snapshot")
+                    .help("look with: source-agent snapshots")
+            };
+            Err(failed.cloned().unwrap_or_else(absent))
         }
     }
+}
+
+/// Is this the source that was named, if one was?
+fn is_of(trust: &Trust, at: usize, named: Option<&str>) -> bool {
+    named.is_none_or(|text| trust.sources.get(at).is_some_and(|source| is_named(source, &source.id(), text)))
 }
 
 /// May `latest` name it?
@@ -136,9 +148,10 @@ fn by_id<'v>(snapshots: impl Iterator<Item = &'v Snapshot>, id: &str) -> Outcome
     }
 }
 
-/// `latest` without a source must not choose between sources.
-fn one_source(usable: &[&Snapshot], trust: &Trust) -> Outcome<()> {
+/// `latest` without a source must not choose between sources: one that failed would be one of them.
+fn one_source(usable: &[&Snapshot], failed: &[(usize, Failure)], trust: &Trust) -> Outcome<()> {
     let mut sources: Vec<usize> = usable.iter().map(|snapshot| snapshot.source).collect();
+    sources.extend(failed.iter().map(|(source, _)| *source));
     sources.sort_unstable();
     sources.dedup();
     if sources.len() < 2 {

@@ -61,6 +61,8 @@ pub struct Vault {
     pub previous: Option<(u64, Digest, Option<Digest>)>,
     pub page_entries: Vec<PageEntry>,
     pub remotes: Vec<RemoteHead>,
+    /// Why the next head goes on after an alarm.
+    pub reason: Option<&'static str>,
     pub block_bytes: usize,
     pub created: i64,
     /// What receipts promise.
@@ -68,7 +70,7 @@ pub struct Vault {
     pub counts: Option<Counts>,
 }
 
-fn fixed_lineage() -> Lineage {
+pub fn fixed_lineage() -> Lineage {
     Lineage::new([2; 16])
 }
 
@@ -105,6 +107,7 @@ impl Vault {
             previous: None,
             page_entries: Vec::new(),
             remotes: Vec::new(),
+            reason: None,
             block_bytes: 64 << 10,
             created: 1_000_000,
             keep_until: None,
@@ -303,7 +306,7 @@ impl Vault {
             session: self.session_id(),
             body,
             remotes: List::new(self.remotes.clone()).unwrap(),
-            reason: None,
+            reason: self.reason.take().map(Text::truncated),
         };
         let head = sign(head, &self.signing).unwrap();
         let receipt = Receipt {

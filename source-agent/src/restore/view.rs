@@ -1,16 +1,17 @@
 //! What the sinks show of trusted sources: every chain checked from its first head, compared with what this machine
-//! remembers and with what the other sinks' heads say (docs/format.md, sections 11 and 13).
+//! remembers and with what the other sinks' heads say (docs/format.md, sections 11 and 13). What is wrong with one
+//! source keeps no other from being read.
 
 use crate::owner::{SeenHead, Trust, TrustedSource, store};
 use crate::report::{Exit, Failure, Outcome};
+use crate::restore::claims::{self, Chains, Shown};
 use crate::restore::objects::{Objects, is_lost, tampered};
 use crate::watch::{CheckedHead, Freshness, check_seen, verify_chain};
 use shared::format::{Head, Receipt};
-use shared::id::{Chain, Digest, Lineage, SourceId, VerifyKey};
+use shared::id::{Chain, Digest, SourceId};
 use shared::signature::Verified;
 use shared::text::printable;
 use shared::wire::{Damage, SourceItem};
-use std::collections::HashMap;
 use std::path::Path;
 
 /// One head of a trusted source at one sink.
@@ -63,7 +64,16 @@ pub struct View {
     pub snapshots: Vec<Snapshot>,
     pub fresh: Vec<Fresh>,
     pub unknown: Vec<Unknown>,
+    /// Sources (places in the trust) of which nothing is used, and why.
+    pub failed: Vec<(usize, Failure)>,
     pub notes: Vec<String>,
+}
+
+impl View {
+    /// How a command ends that looked at all of it and found nothing else wrong.
+    pub fn exit(&self) -> Exit {
+        self.failed.first().map_or(Exit::Done, |(_, failure)| failure.exit)
+    }
 }
 
 /// Where a reader remembers, and the time of this machine.
@@ -91,11 +101,27 @@ pub fn load(
         listed.push(items);
     }
     for source in 0..trust.sources.len() {
-        if wanted(&trust.sources[source]) {
-            load_source(sinks, &listed, trust, source, memory, &mut view)?;
+        if !wanted(&trust.sources[source]) {
+            continue;
+        }
+        let (fresh, snapshots) = (view.fresh.len(), view.snapshots.len());
+        match load_source(sinks, &listed, trust, source, memory, &mut view) {
+            // The fault of what a sink shows of this source; a lost line or a full disk is everybody's.
+            Err(failure) if is_lost(&failure) => {
+                view.fresh.truncate(fresh);
+                view.snapshots.truncate(snapshots);
+                view.failed.push((source, of_source(failure, trust.sources[source].name())));
+            }
+            other => other?,
         }
     }
     Ok(view)
+}
+
+/// Says of which source a failure is, where it does not yet.
+fn of_source(failure: Failure, name: &str) -> Failure {
+    let said = failure.details.iter().any(|line| line.starts_with("source "));
+    if said { failure } else { failure.detail(format!("source {name}")) }
 }
 
 fn load_source(
@@ -107,7 +133,7 @@ fn load_source(
     view: &mut View,
 ) -> Outcome<()> {
     let id = trust.sources[source].id();
-    let mut chains: HashMap<Chain, (usize, Vec<CheckedHead>)> = HashMap::new();
+    let mut chains = Chains::new();
     let mut order = Vec::new();
     for (at, sink) in sinks.iter_mut().enumerate() {
         let shown = listed[at].iter().find(|item| item.source == id);
@@ -133,15 +159,19 @@ fn load_source(
                 (last.head.sequence, last.head.digest(), last.receipt.as_ref().map(|receipt| receipt.received))
             });
             view.fresh.push(Fresh { sink: at, source, chain, newest, compared, clock: sink.clock() });
+            let frozen = frozen_at(&trust.sources[source], &chain, &heads).map_err(|e| e.remote(sink.remote()))?;
             order.push(chain);
-            chains.insert(chain, (at, heads));
+            chains.insert(chain, Shown { sink: at, heads, frozen });
         }
     }
-    compare_sinks(sinks, &trust.sources[source], &order, &mut chains, &mut view.notes)?;
-    first_lineage(&mut trust.sources[source], &order, &chains, memory, view)?;
+    let is_first = first_lineage(&mut trust.sources[source], &order, &chains, view);
+    claims::compare(sinks, &trust.sources[source], &order, &mut chains, &mut view.notes)?;
     let trusted = &trust.sources[source];
+    if is_first {
+        store::save(memory.state_dir, trusted)?;
+    }
     for chain in &order {
-        let Some((at, heads)) = chains.remove(chain) else { continue };
+        let Some(Shown { sink: at, heads, frozen }) = chains.remove(chain) else { continue };
         let known = trusted.lineages.contains(&chain.lineage);
         if !known {
             view.notes.push(format!(
@@ -150,7 +180,6 @@ fn load_source(
             ));
         }
         missing_receipts(&heads, sinks[at].remote(), trusted.name(), view);
-        let frozen = frozen_at(trusted, chain, &heads).map_err(|e| e.remote(sinks[at].remote()))?;
         for head in heads {
             let usable = known && frozen.is_none_or(|last| head.head.sequence <= last);
             let CheckedHead { head, receipt, content } = head;
@@ -160,7 +189,8 @@ fn load_source(
     Ok(())
 }
 
-fn load_chain(sink: &mut dyn Objects, source: &TrustedSource, chain: &Chain) -> Outcome<Vec<CheckedHead>> {
+/// All heads that a sink shows of a chain, each checked.
+pub(super) fn load_chain(sink: &mut dyn Objects, source: &TrustedSource, chain: &Chain) -> Outcome<Vec<CheckedHead>> {
     let items = sink.heads(&chain.source, &chain.lineage, 0)?;
     verify_chain(items, &[*source.key()], chain, 0, None).map_err(|e| {
         e.remote(sink.remote())
@@ -198,85 +228,17 @@ fn check_record(seen: &[SeenHead], chain: &Chain, heads: &[CheckedHead], sink: &
     Ok(())
 }
 
-/// What heads at one sink say of another sink that is read as well: it must hold the head that it gave a receipt for.
-fn compare_sinks(
-    sinks: &mut [Box<dyn Objects + '_>],
-    source: &TrustedSource,
-    order: &[Chain],
-    chains: &mut HashMap<Chain, (usize, Vec<CheckedHead>)>,
-    notes: &mut Vec<String>,
-) -> Outcome<()> {
-    let mut claims: HashMap<(Lineage, VerifyKey, u64), Digest> = HashMap::new();
-    for chain in order {
-        let Some((_, heads)) = chains.get(chain) else { continue };
-        for head in heads {
-            for remote in head.head.remotes.iter() {
-                let key = (chain.lineage, remote.sink, remote.sequence);
-                let first = *claims.entry(key).or_insert(remote.digest);
-                if first != remote.digest {
-                    let message = format!(
-                        "two heads of {} name different snapshots number {} at one sink: two histories",
-                        source.name(),
-                        remote.sequence
-                    );
-                    return Err(tampered("two-histories", message));
-                }
-            }
-        }
-    }
-    for ((lineage, key, sequence), digest) in claims {
-        let chain = Chain { source: source.id(), lineage, sink: key };
-        let Some(sink) = sinks.iter_mut().position(|sink| sink.sink() == key) else { continue };
-        if find_head(chains, &chain, sequence).is_none() {
-            // A backup may have ended between the two readings: read the end again, once.
-            let heads = match load_chain(&mut *sinks[sink], source, &chain) {
-                // It gives nothing of this source to this connection, so nothing of it is used either.
-                Err(e) if e.exit == Exit::NotFound => {
-                    notes.push(format!(
-                        "{} has snapshots of {} and does not show them here",
-                        sinks[sink].remote(),
-                        source.name()
-                    ));
-                    continue;
-                }
-                other => other?,
-            };
-            chains.insert(chain, (sink, heads));
-        }
-        if find_head(chains, &chain, sequence) != Some(digest) {
-            let message = format!(
-                "another sink's heads of {} name a snapshot number {sequence} here ({}) that this sink does not show",
-                source.name(),
-                digest.short()
-            );
-            return Err(way_on(tampered("hidden-head", message), &*sinks[sink]));
-        }
-    }
-    Ok(())
-}
-
-fn find_head(chains: &HashMap<Chain, (usize, Vec<CheckedHead>)>, chain: &Chain, sequence: u64) -> Option<Digest> {
-    let (_, heads) = chains.get(chain)?;
-    heads.get(usize::try_from(sequence).ok()?).map(|head| head.head.digest())
-}
-
 /// A source that was trusted before anything was seen of it: the lineage that the sinks received first becomes the
-/// trusted one, and this machine remembers that.
-fn first_lineage(
-    source: &mut TrustedSource,
-    order: &[Chain],
-    chains: &HashMap<Chain, (usize, Vec<CheckedHead>)>,
-    memory: &Memory<'_>,
-    view: &mut View,
-) -> Outcome<()> {
+/// trusted one, which this machine is to remember (`true`).
+fn first_lineage(source: &mut TrustedSource, order: &[Chain], chains: &Chains, view: &mut View) -> bool {
     if !source.lineages.is_empty() {
-        return Ok(());
+        return false;
     }
     let received = |chain: &&Chain| {
-        let first = chains.get(chain).and_then(|(_, heads)| heads.first());
+        let first = chains.get(chain).and_then(|shown| shown.heads.first());
         first.map(|head| head.receipt.as_ref().map_or(i64::MAX, |receipt| receipt.received))
     };
-    let Some(first) = order.iter().min_by_key(received) else { return Ok(()) };
+    let Some(first) = order.iter().min_by_key(received) else { return false };
     source.lineages.push(first.lineage);
     if order.iter().any(|chain| chain.lineage != first.lineage) {
         view.notes.push(format!(
@@ -285,7 +247,7 @@ fn first_lineage(
             first.lineage
         ));
     }
-    store::save(memory.state_dir, source)
+    true
 }
 
 fn missing_receipts(heads: &[CheckedHead], remote: &str, name: &str, view: &mut View) {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod big;
+mod claims;
 mod cli_contract;
 mod clone;
 mod costs;

@@ -7,11 +7,15 @@ use crate::serve::committer::{OVERTIME, Session};
 use crate::store::{Entry, Name, Shelf, Store, StoreError, Stored};
 use shared::format::Head;
 use shared::id::{Lineage, Series};
+use shared::limits::{HEAD_BYTES_MAX, RECEIPT_BYTES_MAX};
+use shared::signature::Verified;
 use shared::wire::{RefusalCode, Refused};
 use std::collections::HashSet;
 use std::sync::Arc;
 
 const DAY: i64 = 24 * 3600;
+/// The largest head with the largest receipt.
+const LINK_BYTES_MAX: u64 = (HEAD_BYTES_MAX + RECEIPT_BYTES_MAX) as u64;
 
 /// What was counted so far.
 pub struct Caps {
@@ -20,12 +24,14 @@ pub struct Caps {
     envelopes: Option<u64>,
     substitutes: Option<(u64, u64)>,
     heads: Option<u64>,
+    /// Bytes of the heads and receipts of the lineage that this session prolongs.
+    chain_bytes: Option<u64>,
     series: Option<HashSet<Series>>,
 }
 
 impl Caps {
     pub fn new(lineages: Vec<(Lineage, Option<u64>)>, ledger: Option<Arc<Known>>) -> Self {
-        Self { lineages, ledger, envelopes: None, substitutes: None, heads: None, series: None }
+        Self { lineages, ledger, envelopes: None, substitutes: None, heads: None, chain_bytes: None, series: None }
     }
 
     /// Envelopes that appeared within a day: by the file system's clock for names, or by what the records of sessions
@@ -66,8 +72,36 @@ impl Caps {
         Ok(())
     }
 
+    /// Would readers still take the chain with this head and its receipt? A short chain is not counted.
+    fn admit_link<S: Store>(&mut self, session: &Session<S>, head: &Verified<Head>) -> Result<(), Refused> {
+        let limits = &session.limits;
+        let long = |what: String| {
+            let text = format!(
+                "this lineage has {what}: readers take no longer chain, so no more are taken. Look whether the source was taken over; if not, it has to go on in a new lineage (docs/retention.md, \"Long chains\")"
+            );
+            Err(Refused::new(RefusalCode::Cap, text))
+        };
+        if head.sequence >= limits.chain_heads {
+            return long(format!("{} snapshots", head.sequence));
+        }
+        if head.sequence.saturating_add(1).saturating_mul(LINK_BYTES_MAX) <= limits.chain_bytes {
+            return Ok(());
+        }
+        let bytes = match self.chain_bytes {
+            Some(bytes) => bytes,
+            None => {
+                *self.chain_bytes.insert(count_chain(session.own()?, &head.lineage).map_err(|e| store_refusal(&e))?)
+            }
+        };
+        if bytes.saturating_add(link_bytes(head)) > limits.chain_bytes {
+            return long(format!("{} snapshots, whose heads and receipts have {bytes} bytes", head.sequence));
+        }
+        Ok(())
+    }
+
     /// Is there room for this head? Heads count by the time of their receipts, over all lineages.
-    pub fn admit_head<S: Store>(&mut self, session: &Session<S>, head: &Head) -> Result<(), Refused> {
+    pub fn admit_head<S: Store>(&mut self, session: &Session<S>, head: &Verified<Head>) -> Result<(), Refused> {
+        self.admit_link(session, head)?;
         let cap = |text: String| Err(Refused::new(RefusalCode::Cap, text));
         let heads = match self.heads {
             Some(count) => count,
@@ -87,7 +121,8 @@ impl Caps {
         Ok(())
     }
 
-    pub fn head_added(&mut self, head: &Head) {
+    pub fn head_added(&mut self, head: &Verified<Head>) {
+        self.chain_bytes = self.chain_bytes.map(|bytes| bytes.saturating_add(link_bytes(head)));
         self.heads = self.heads.map(|count| count + 1);
         if let Some(series) = &mut self.series {
             series.insert(head.series);
@@ -129,6 +164,18 @@ impl Caps {
         }
         Ok(all)
     }
+}
+
+/// A head with the largest receipt that it may get.
+fn link_bytes(head: &Verified<Head>) -> u64 {
+    (head.as_bytes().len() + RECEIPT_BYTES_MAX) as u64
+}
+
+/// Bytes of the heads and receipts of a lineage.
+fn count_chain<S: Store>(store: &S, lineage: &Lineage) -> Result<u64, StoreError> {
+    let heads = store.bytes_of(Shelf::Heads, &|name| matches!(name, Name::Head(of, _) if of == lineage))?;
+    let receipts = store.bytes_of(Shelf::Receipts, &|name| matches!(name, Name::Receipt(of, _) if of == lineage))?;
+    Ok(heads.saturating_add(receipts))
 }
 
 /// Objects other than archives and heads that sessions since then brought: envelopes are among them. A record is

@@ -10,8 +10,10 @@ use crate::serve::tests::{Client, Source, World};
 use crate::store::Shelf;
 use crate::store::directory::Root;
 use shared::id::VerifyKey;
+use shared::limits::RECEIPT_BYTES_MAX;
+use shared::signature::Verified;
 use shared::wire::request::{GetSession, ListHeads};
-use shared::wire::{Query, RefusalCode, Reply, Role};
+use shared::wire::{PushRequest, Query, RefusalCode, Reply, Role};
 
 fn pack(world: &World, source: &Source) -> u64 {
     let root = Root::open(world.layout.root()).unwrap();
@@ -57,7 +59,7 @@ fn a_chain_goes_on_and_is_read_when_its_beginning_is_packed() {
     assert_eq!(client.put_head(&heads[1]).as_bytes(), receipt.as_bytes(), "a packed head gets its receipt again");
     // Another head of a packed number is refused.
     let other = web.head(Some(&heads[0]), &web.body(&[], 77));
-    client.send(&shared::wire::PushRequest::PutHead(other.as_bytes().to_vec()));
+    client.send(&PushRequest::PutHead(other.as_bytes().to_vec()));
     client.refused(RefusalCode::Conflict);
     heads.push(client.commit(&web, &[&one], heads.last()));
     client.close();
@@ -75,5 +77,57 @@ fn a_chain_goes_on_and_is_read_when_its_beginning_is_packed() {
     let Some(Reply::Object(bytes)) = reader.reply() else { panic!("no envelope") };
     assert_eq!(bytes, web.envelope.as_bytes());
     reader.close();
+    world.assert_whole();
+}
+
+#[test]
+fn a_chain_that_readers_would_not_take_is_not_made() {
+    let mut world = World::new();
+    let web = world.enroll("web1", Role::Push, 1, Some(VerifyKey::new([50; 32])), Reads::SingleOwner);
+    let mut client = world.push(&web);
+    client.put_envelope(&web);
+    let one = web.archive(0, &[1, 2]);
+    client.put_archive(&one);
+    let (mut heads, mut bytes) = (Vec::new(), 0);
+    for _ in 0..4 {
+        let head = client.commit(&web, &[&one], heads.last());
+        bytes += head.as_bytes().len() + client.put_head(&head).as_bytes().len();
+        heads.push(head);
+    }
+    client.close();
+    let refused = |client: &mut Client, heads: &[Verified<shared::format::Head>]| {
+        let page = web.page(vec![one.entry(&[0])]);
+        let body = web.body(&[&page], 900);
+        assert!(client.put_body(&body).is_empty());
+        let head = web.head(heads.last(), &body);
+        client.send(&PushRequest::PutHead(head.as_bytes().to_vec()));
+        let message = client.refused(RefusalCode::Cap);
+        assert!(message.contains("new lineage"), "{message}");
+    };
+    // Room for one more, in whatever files the others lie; what a session brings counts in it.
+    pack(&world, &web);
+    world.limits.chain_bytes = (bytes + heads[3].as_bytes().len() + RECEIPT_BYTES_MAX) as u64;
+    let mut client = world.push(&web);
+    heads.push(client.commit(&web, &[&one], heads.last()));
+    refused(&mut client, &heads);
+    client.close();
+    assert_eq!((world.count(&web, Shelf::Heads), heads.len()), (2, 5));
+    let mut client = world.push(&web);
+    refused(&mut client, &heads);
+    client.put_head(&heads[4]);
+    client.close();
+    // The number of heads has a limit too, and another lineage has its own.
+    world.limits.chain_bytes = u64::MAX;
+    world.limits.chain_heads = 5;
+    let mut client = world.push(&web);
+    refused(&mut client, &heads);
+    client.close();
+    let other = web.in_lineage(7);
+    let mut client = world.push(&other);
+    client.put_envelope(&other);
+    let one = other.archive(0, &[1, 2]);
+    client.put_archive(&one);
+    client.commit(&other, &[&one], None);
+    client.close();
     world.assert_whole();
 }
