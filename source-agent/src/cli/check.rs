@@ -6,9 +6,10 @@ use crate::report::{Exit, Failure, Outcome};
 use crate::restore::check::{self, Affected, Bad, Named, Share};
 use crate::restore::expired;
 use crate::restore::findings::Findings;
-use crate::restore::objects::{ArchiveName, is_lost};
+use crate::restore::objects::{ArchiveName, Objects, Wanted, is_lost};
 use crate::restore::reader::Kept;
 use crate::restore::reading::{Desk, Need};
+use crate::restore::remembering::Remembering;
 use crate::restore::resolve::{self, is_latest, sort_newest_first};
 use crate::restore::substitutes::Substitutes;
 use crate::restore::view::{Fresh, Snapshot, View};
@@ -61,6 +62,7 @@ pub fn run(args: &CheckArgs, context: &Context) -> Outcome<Exit> {
     let deep = args.read_data.is_some() || args.restore_test.is_some();
     let mut desk = Desk::open(context, args.identity.as_deref(), if deep { Need::Blocks } else { Need::IfNamed })?;
     let view = desk.view(context, args.source.as_deref())?;
+    desk.sinks = desk.sinks.into_iter().map(|sink| Box::new(Remembering::new(sink)) as Box<dyn Objects>).collect();
     // The view has told of them.
     let doubtful = expired::doubtful(&view.snapshots, desk.now).len() as u64;
     let mut totals = Totals { findings: doubtful, ..Totals::default() };
@@ -105,9 +107,7 @@ fn chain(
     let mut findings = Findings::default();
     let mut named = Named::default();
     let source = desk.trust.sources[fresh.source].clone();
-    for snapshot in &mine {
-        named.snapshot(&mut *desk.sinks[fresh.sink], snapshot, &mut findings)?;
-    }
+    named.snapshots(&mut *desk.sinks[fresh.sink], &mine, &mut findings)?;
     let what = format!("{} at {}", source.name(), desk.remotes[fresh.sink].name);
     let progress = Progress::new(context, &what, None);
     progress.set_total_files(named.archives());
@@ -168,6 +168,11 @@ fn deep(
     let mut seen = HashSet::new();
     let mut tested = HashSet::new();
     let mut kept = Kept::default();
+    if let Some(first) = present.first() {
+        // What is lost of these is told when it is read.
+        let envelopes = present.iter().map(|one| Wanted::Envelope(one.head.source, one.head.session));
+        desk.sinks[first.sink].objects(&envelopes.collect::<Vec<_>>(), &mut |_, _| Ok(()))?;
+    }
     for snapshot in present {
         let id = snapshot.id().short();
         let mut reader = match desk.reader(snapshot) {

@@ -10,7 +10,7 @@ use shared::format::snapshot::{Body, Head, Page, PageEntry, SealedRoot};
 use shared::id::{ArchiveId, Chain, Digest, Lineage, Salt, Series, SessionId, SourceId};
 use shared::signature::{Object, Plain, SigningKey, sign};
 use shared::wire::reply::{ArchiveItem, ArchiveList, Damage, HeadItem, HeadList, Missing, SourceList, Stored};
-use shared::wire::request::{PushRequest, ReadRequest, Request};
+use shared::wire::request::{GetObject, PushRequest, ReadRequest, Request};
 use shared::wire::{RefusalCode, Refused, Role};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -680,4 +680,32 @@ fn a_stopped_sender_wakes_the_receiver() {
     let failure = receiving.join().unwrap();
     assert!(!failure.message.contains("nothing moved"), "it waited until its time was over: {failure}");
     drop(end);
+}
+
+#[test]
+fn objects_are_asked_for_ahead_and_a_refusal_is_about_one() {
+    let refused = Reply::Refused(Refused::new(RefusalCode::NotFound, "no such body"));
+    let object = |bytes: &[u8]| vec![Reply::Object(bytes.to_vec())];
+    let mut client = serving(vec![object(b"one"), vec![refused], object(b"three")]);
+    let query = Query::GetBody(GetObject { source: SOURCE, digest: Digest::of(b"one") });
+    for _ in 0..3 {
+        client.ask_object(&query).unwrap();
+    }
+    assert_eq!(client.take_object().unwrap(), b"one");
+    assert_eq!(client.take_object().unwrap_err().exit, Exit::NotFound);
+    assert!(!client.is_over());
+    assert_eq!(client.take_object().unwrap(), b"three");
+    // Nothing is open any more: who takes all the same is out of step.
+    assert_eq!(client.take_object().unwrap_err().code, "out-of-step");
+    assert!(client.is_over());
+}
+
+#[test]
+fn no_more_is_asked_ahead_than_buffers_hold() {
+    let mut client = serving(Vec::new());
+    let query = Query::GetBody(GetObject { source: SOURCE, digest: Digest::of(b"one") });
+    for _ in 0..OBJECTS_AHEAD_MAX {
+        client.ask_object(&query).unwrap();
+    }
+    assert_eq!(client.ask_object(&query).unwrap_err().code, "out-of-step");
 }

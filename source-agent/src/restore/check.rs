@@ -1,35 +1,30 @@
 //! Checks of what a sink holds: structure without keys, every chunk with them.
 
-use crate::owner::TrustedSource;
+mod named;
+
+pub use named::Named;
+
 use crate::progress::Progress;
 use crate::report::{Exit, Failure, Outcome};
 use crate::restore::data::local_failure;
 use crate::restore::findings::Findings;
-use crate::restore::objects::{ArchiveName, Got, Objects, PartsWanted, Wanted, is_lost, tampered};
-use crate::restore::reader::{OpenArchive, Reader, fetch_body, open_block};
-use crate::restore::substitutes::Substitutes;
+use crate::restore::objects::{Got, PartsWanted, is_lost, tampered};
+use crate::restore::reader::{OpenArchive, Reader, open_block};
 use crate::restore::view::Snapshot;
 use crate::restore::walk::{Extents, Step, Walk};
-use crate::restore::{WALK_READ_AHEAD, open, ordered, verify};
+use crate::restore::{WALK_READ_AHEAD, open, ordered};
 use crate::tree::{ChunkRef, Entry, EntryKind, Extent};
 use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 use shared::bits;
-use shared::format::PageEntry;
-use shared::format::owner::BlockName;
-use shared::format::snapshot::PageOrder;
-use shared::id::{ArchiveId, ArchiveNumber, ChunkId, Digest};
+use shared::id::{ArchiveId, ArchiveNumber, ChunkId};
 use shared::text::printable;
 use shared::wire::Damage;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-/// Archives of one chain that are checked; the client lists no more of them either.
-const ARCHIVES_MAX: usize = 4 << 20;
 /// Ids that are remembered of nodes that were walked, and of chunks that are bad.
 const IDS_MAX: usize = 1 << 20;
-/// Header regions that are asked for in one row.
-const REGIONS_AT_ONCE: usize = 1024;
 /// Threads that open blocks.
 const WORKERS_MAX: usize = 8;
 
@@ -66,189 +61,6 @@ impl Share {
             Self::Slice(n, t) => number % t == n - 1,
         }
     }
-}
-
-/// What the snapshots of one chain name.
-#[derive(Debug, Default)]
-pub struct Named {
-    archives: BTreeMap<u64, (ArchiveId, Vec<u8>)>,
-    pages: HashSet<Digest>,
-    bodies: HashSet<Digest>,
-    pub snapshots: u64,
-    /// Snapshots that the sink calls expired.
-    pub expired: u64,
-}
-
-impl Named {
-    pub fn archives(&self) -> u64 {
-        self.archives.len() as u64
-    }
-
-    fn add(&mut self, entry: &PageEntry, findings: &mut Findings) -> Outcome<()> {
-        let number = entry.number.get();
-        if self.archives.len() >= ARCHIVES_MAX && !self.archives.contains_key(&number) {
-            return Err(tampered("endless", format!("the snapshots name more than {ARCHIVES_MAX} archives")));
-        }
-        let (id, live) = self.archives.entry(number).or_insert_with(|| (entry.id, Vec::new()));
-        if *id != entry.id {
-            findings.other(format!("archive {number}: two snapshots name different archives of this number"));
-            return Ok(());
-        }
-        live.resize(live.len().max(entry.live.len()), 0);
-        live.iter_mut().zip(entry.live.iter()).for_each(|(all, one)| *all |= one);
-        Ok(())
-    }
-
-    /// Does a snapshot name this block of this archive?
-    pub fn is_live(&self, number: u64, id: &ArchiveId, block: u32) -> bool {
-        self.archives.get(&number).is_some_and(|(known, live)| known == id && bits::is_set(live, block as usize))
-    }
-
-    /// Bodies and pages of a snapshot, each once.
-    pub fn snapshot(&mut self, sink: &mut dyn Objects, snapshot: &Snapshot, findings: &mut Findings) -> Outcome<()> {
-        let head = &snapshot.head;
-        let id = snapshot.id().short();
-        match snapshot.content {
-            Damage::Present => {}
-            Damage::Expired => {
-                self.expired += 1;
-                return Ok(());
-            }
-            Damage::Absent if head.is_checkpoint() => return Ok(()),
-            Damage::Absent => {
-                findings.other(format!("snapshot {id}: its content is gone, and no retention took it"));
-                return Ok(());
-            }
-        }
-        self.snapshots += 1;
-        if !self.bodies.insert(head.body) {
-            return Ok(());
-        }
-        let body = match fetch_body(sink, head) {
-            Err(failure) if is_lost(&failure) => return lost(findings, &format!("snapshot {id}"), &failure),
-            other => other?,
-        };
-        let mut order = PageOrder::new(head.source, head.lineage);
-        for digest in body.pages.iter() {
-            crate::cli::check_interrupted()?;
-            if self.pages.contains(digest) {
-                continue;
-            }
-            let page = sink
-                .page(&head.source, digest)
-                .and_then(|bytes| verify::page(&bytes, digest, &head.source, &head.lineage));
-            let page = match page {
-                Err(failure) if is_lost(&failure) => {
-                    lost(findings, &format!("snapshot {id}"), &failure)?;
-                    continue;
-                }
-                other => other?,
-            };
-            if let Err(e) = order.follow(digest, &page) {
-                findings.other(format!("snapshot {id}, ref page {}: {e}", digest.short()));
-            }
-            for entry in page.archives.iter() {
-                self.add(entry, findings)?;
-            }
-            self.pages.insert(*digest);
-        }
-        Ok(())
-    }
-
-    /// Regions of all archives: id, signatures, and that the blocks that snapshots name exist.
-    pub fn regions(
-        &self,
-        sink: &mut dyn Objects,
-        source: &TrustedSource,
-        name: impl Fn(ArchiveNumber) -> ArchiveName,
-        substitutes: &Substitutes,
-        findings: &mut Findings,
-        progress: &Progress,
-    ) -> Outcome<()> {
-        let mut archives = self.archives.iter();
-        loop {
-            let row: Vec<_> = archives.by_ref().take(REGIONS_AT_ONCE).collect();
-            if row.is_empty() {
-                return Ok(());
-            }
-            let valid =
-                row.iter().filter_map(|(number, (id, live))| Some((ArchiveNumber::new(**number).ok()?, id, live)));
-            let valid: Vec<_> = valid.collect();
-            let wanted: Vec<Wanted> = valid.iter().map(|(number, id, _)| Wanted::Region(name(*number), **id)).collect();
-            let mut lost = Vec::new();
-            sink.objects(&wanted, &mut |at, got| {
-                crate::cli::check_interrupted()?;
-                let (number, id, live) = valid[at];
-                match got.and_then(|bytes| verify::region(&bytes, &name(number), id, source.key())) {
-                    Ok(archive) => named_blocks(number, live, archive.index.blocks(), findings),
-                    Err(failure) if is_lost(&failure) => lost.push((at, failure)),
-                    Err(failure) => return Err(failure),
-                }
-                progress.files(1);
-                Ok(())
-            })?;
-            for (at, failure) in lost {
-                let (number, id, live) = valid[at];
-                // What is in the blocks that stand for it is read with the data.
-                let mut blocks = |right: &BlockName| blocks_of(sink, source, &name(right.number), &right.id);
-                if !covered(substitutes, (number, id, live), &mut blocks)? {
-                    findings.archive(number, failure);
-                }
-            }
-        }
-    }
-}
-
-/// Do the blocks that snapshots name exist?
-fn named_blocks(number: ArchiveNumber, live: &[u8], blocks: u32, findings: &mut Findings) {
-    let highest = live.iter().rposition(|byte| *byte != 0);
-    let named = highest.map_or(0, |at| at as u32 * 8 + 8 - live[at].leading_zeros());
-    if named > blocks {
-        findings.other(format!("archive {number}: snapshots name block {} of {blocks}", named - 1));
-    }
-}
-
-/// Does a pair stand for each of an archive's live blocks, all of whose right blocks are there?
-fn covered(
-    substitutes: &Substitutes,
-    (number, id, live): (ArchiveNumber, &ArchiveId, &[u8]),
-    blocks_of: &mut dyn FnMut(&BlockName) -> Outcome<u32>,
-) -> Outcome<bool> {
-    // Blocks of one archive mostly stand in few others.
-    let mut known: HashMap<(ArchiveNumber, ArchiveId), u32> = HashMap::new();
-    'blocks: for block in bits::numbers(live) {
-        crate::cli::check_interrupted()?;
-        'pairs: for rights in substitutes.pairs(number, id, block) {
-            for right in rights {
-                let archive = (right.number, right.id);
-                let blocks = match known.get(&archive) {
-                    Some(blocks) => *blocks,
-                    None => blocks_of(right)?,
-                };
-                known.insert(archive, blocks);
-                if right.block >= blocks {
-                    continue 'pairs;
-                }
-            }
-            continue 'blocks;
-        }
-        return Ok(false);
-    }
-    Ok(true)
-}
-
-/// Blocks of an archive whose region is there and right; 0 if it is not.
-fn blocks_of(sink: &mut dyn Objects, source: &TrustedSource, name: &ArchiveName, id: &ArchiveId) -> Outcome<u32> {
-    match sink.region(name, id).and_then(|bytes| verify::region(&bytes, name, id, source.key())) {
-        Ok(archive) => Ok(archive.index.blocks()),
-        Err(failure) if is_lost(&failure) => Ok(0),
-        Err(failure) => Err(failure),
-    }
-}
-
-fn lost(findings: &mut Findings, what: &str, failure: &Failure) -> Outcome<()> {
-    findings.other(format!("{what}: {}", failure.message));
-    Ok(())
 }
 
 /// Chunks that cannot be had at a place, or lie about their id there.
@@ -534,7 +346,7 @@ pub fn whole(reader: &mut Reader<'_>, snapshot: &Snapshot, progress: &Progress) 
         return Ok(findings);
     }
     let mut named = Named::default();
-    named.snapshot(reader.sink, snapshot, &mut findings)?;
+    named.snapshots(reader.sink, &[snapshot], &mut findings)?;
     let bad = read_data(reader, &named, Share::Percent(100.0), progress)?;
     let mut lines = Vec::new();
     tree(

@@ -20,6 +20,7 @@ pub mod pages;
 pub mod plan;
 pub mod reader;
 pub mod reading;
+pub mod remembering;
 pub mod remote;
 pub mod report;
 pub mod resolve;

@@ -38,6 +38,7 @@ pub enum Got {
 pub enum Wanted {
     Body(SourceId, Digest),
     Page(SourceId, Digest),
+    Envelope(SourceId, SessionId),
     /// The header region of the archive that should have this id.
     Region(ArchiveName, ArchiveId),
 }
@@ -77,6 +78,7 @@ pub trait Objects: Send {
             let got = match wanted {
                 Wanted::Body(source, digest) => self.body(source, digest),
                 Wanted::Page(source, digest) => self.page(source, digest),
+                Wanted::Envelope(source, session) => self.envelope(source, session),
                 Wanted::Region(name, id) => self.region(name, id),
             };
             match got {

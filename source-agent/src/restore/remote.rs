@@ -11,7 +11,7 @@ use crate::restore::verify::Archive;
 use shared::format::{OwnerRecord, Voucher};
 use shared::id::{ArchiveId, Digest, Lineage, SessionId, SourceId, VerifyKey};
 use shared::signature::Verified;
-use shared::wire::request::{GetArchive, GetObject, Query};
+use shared::wire::request::{GetArchive, GetObject, GetSession, Query};
 use shared::wire::{HeadItem, SourceItem};
 use std::sync::Arc;
 use std::time::Duration;
@@ -230,6 +230,7 @@ fn query(wanted: &Wanted) -> Query {
     match wanted {
         Wanted::Body(source, digest) => Query::GetBody(GetObject { source: *source, digest: *digest }),
         Wanted::Page(source, digest) => Query::GetPage(GetObject { source: *source, digest: *digest }),
+        Wanted::Envelope(source, session) => Query::GetEnvelope(GetSession { source: *source, session: *session }),
         Wanted::Region(name, _) => {
             Query::GetRegion(GetArchive { source: name.source, lineage: name.lineage, number: name.number })
         }

@@ -380,7 +380,7 @@ fn check_regions(vault: &mut Vault, head: &Digest) -> Vec<String> {
     let (id, lineage, keys) = (vault.source(), vault.lineage, [*source.key()]);
     let snapshot = Snapshot { sink: 0, source: 0, head, content: Damage::Present, receipt: None, usable: true };
     let (mut findings, mut named) = (Findings::default(), Named::default());
-    named.snapshot(vault, &snapshot, &mut findings).unwrap();
+    named.snapshots(vault, &[&snapshot], &mut findings).unwrap();
     let rows = Substitutes::fetch(vault, &id, &lineage, &mut findings).unwrap();
     let substitutes = Substitutes::read(rows, (&id, &lineage), &keys, &mut findings, &mut |_| Ok(true)).unwrap();
     let name = |number| ArchiveName { source: id, lineage, number };
