@@ -122,10 +122,12 @@ fn tell(report: &Report, args: &RestoreArgs, context: &Context, took: std::time:
         lines.push(format!("directories whose content the source had not read: {}", report.unread));
     }
     if report.kept > 0 || report.unchanged > 0 || report.deleted > 0 {
+        let deleted = if args.dry_run { "would be deleted" } else { "deleted" };
         lines.push(format!(
-            "left as they were: {}, unchanged: {}, deleted: {}",
+            "left as they were: {}, unchanged: {}, {deleted}: {}",
             report.kept, report.unchanged, report.deleted
         ));
+        lines.extend(report.to_delete.iter().map(|path| format!("  would delete {}", printable(path, 8192))));
     }
     lines.iter().for_each(|line| notice(context, line));
     for finding in report.findings.lines() {
@@ -156,6 +158,7 @@ fn summary(report: &Report, args: &RestoreArgs, context: &Context, took: std::ti
             "files_lost": report.lost.count(),
             "findings": report.findings.count(),
             "files_deleted": report.deleted,
+            "files_unchanged": report.unchanged,
             "files_skipped": report.kept,
             "files_verified": report.verified,
             "seconds_elapsed": took.as_secs(),

@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod data;
+pub mod dry;
 pub mod everywhere;
 pub mod expired;
 pub mod findings;
@@ -90,16 +91,15 @@ pub fn restore(
     reader.read_ahead = WALK_READ_AHEAD;
     let start = make::start(reader, path)?;
     let mut report = Report::default();
+    let set = Setter::new(options.owner, options.xattrs);
     if options.dry_run {
         let exists = std::fs::symlink_metadata(&options.target).is_ok();
         let target = if exists { Some(Target::open(&options.target, options.overwrite)?) } else { None };
-        drop(target);
-        make::count(reader, &start, options, &mut report, seen)?;
+        dry::count(reader, &start, target.as_ref(), &set, options, &mut report, seen)?;
         report.findings.append(std::mem::take(&mut reader.findings));
         return Ok(report);
     }
     let target = Target::open(&options.target, options.overwrite)?;
-    let set = Setter::new(options.owner, options.xattrs);
     let mut plan = Plan::new()?;
     make::make(reader, &start, &mut plan, &target, &set, options, &mut report, seen)?;
     progress.set_total(report.bytes);
