@@ -1,6 +1,6 @@
 //! `source-agent diff`: what changed between two snapshots. Directories with the same node are not read.
 
-use crate::cli::{Context, print_json, print_line};
+use crate::cli::{Context, print_json, print_line, put_name};
 use crate::report::{Exit, Failure, Outcome};
 use crate::restore::WALK_READ_AHEAD;
 use crate::restore::make;
@@ -124,13 +124,12 @@ impl Differ<'_, '_> {
             '-' => self.counts.removed += 1,
             _ => self.counts.changed += 1,
         }
-        let path = printable(path, 16 << 10);
         if self.context.json {
-            return print_json(
-                &serde_json::json!({"message_type": "change", "path": path, "modifier": mark.to_string()}),
-            );
+            let mut value = serde_json::json!({"message_type": "change", "modifier": mark.to_string()});
+            put_name(&mut value, "path", path);
+            return print_json(&value);
         }
-        print_line(&format!("{mark}  {path}"))
+        print_line(&format!("{mark}  {}", printable(path, 16 << 10)))
     }
 
     /// The next entry of a side; a part that cannot be read ends it.

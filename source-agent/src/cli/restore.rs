@@ -1,7 +1,7 @@
 //! `source-agent restore`: a snapshot, or a path of it, into a directory.
 
 use crate::cli::{Context, print_json, print_line};
-use crate::progress::{self, Progress, notice, warn, warn_item};
+use crate::progress::{self, Progress, notice, warn, warn_path};
 use crate::report::{Exit, Outcome};
 use crate::restore::metadata::OwnerMode;
 use crate::restore::reading::{Desk, Filter, Need};
@@ -135,7 +135,7 @@ fn tell(report: &Report, args: &RestoreArgs, context: &Context, took: std::time:
     }
     let lost = report.lost.named();
     for one in lost.iter().take(LISTED_MAX) {
-        warn_item(context, "restore", &printable(&one.path, 8192), &format!("not restored: {}", one.why));
+        warn_path(context, "restore", &one.path, &format!("not restored: {}", one.why));
     }
     let unnamed = report.lost.count() - lost.len().min(LISTED_MAX) as u64;
     if unnamed > 0 {
