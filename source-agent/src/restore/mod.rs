@@ -67,13 +67,18 @@ pub struct Options {
 impl Options {
     /// Combinations that would destroy more than anybody meant.
     pub fn check(&self) -> Outcome<()> {
-        let usage = |message: &str| Err(Failure::new("usage", Exit::Usage, message));
+        let usage = |message: &str, help: &str| Err(Failure::new("usage", Exit::Usage, message).help(help));
         if self.delete && self.overwrite == Overwrite::Refuse {
-            return usage("--delete needs --overwrite with something other than refuse");
+            let message = "--delete needs --overwrite with something other than refuse";
+            return usage(
+                message,
+                "--overwrite if-changed --delete makes the target what the snapshot is; -n shows what goes",
+            );
         }
         let root = std::fs::canonicalize(&self.target).is_ok_and(|path| path == std::path::Path::new("/"));
         if self.delete && root && !self.select.has_include() {
-            return usage("--delete with the target / needs an --include: without, it would delete everything else");
+            let message = "--delete with the target / needs an --include: without, it would delete everything else";
+            return usage(message, "name what is to be as in the snapshot: --include /etc/nginx");
         }
         Ok(())
     }
