@@ -40,13 +40,13 @@ pub struct Failure {
     /// Further lines, indented when shown.
     pub details: Vec<String>,
     pub help: Option<String>,
-    /// What may be done about errors of this kind, where nobody said it of this one.
-    pub hint: Option<&'static str>,
+    /// Of an error of the local file system: its kind says what may be done, where nobody said it of this one.
+    pub kind: Option<std::io::ErrorKind>,
 }
 
 impl Failure {
     pub fn new(code: &'static str, exit: Exit, message: impl Into<String>) -> Self {
-        Self { code, exit, remote: None, message: message.into(), details: Vec::new(), help: None, hint: hint_of(code) }
+        Self { code, exit, remote: None, message: message.into(), details: Vec::new(), help: None, kind: None }
     }
     pub fn remote(mut self, name: impl Into<String>) -> Self {
         self.remote.get_or_insert_with(|| name.into());
@@ -64,12 +64,11 @@ impl Failure {
     pub fn io(what: &str, path: &std::path::Path, error: &std::io::Error) -> Self {
         let exit = if error.kind() == std::io::ErrorKind::StorageFull { Exit::Full } else { Exit::Failed };
         let path = shared::text::printable(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()), 4096);
-        let hint = hint_of_io(error.kind());
-        Self { hint, ..Self::new("io", exit, format!("cannot {what} {path}: {error}")) }
+        Self { kind: Some(error.kind()), ..Self::new("io", exit, format!("cannot {what} {path}: {error}")) }
     }
     /// The line that says what to do.
     pub fn advice(&self) -> Option<&str> {
-        self.help.as_deref().or(self.hint)
+        self.help.as_deref().or_else(|| self.kind.map_or_else(|| hint_of(self.code), hint_of_io))
     }
 }
 

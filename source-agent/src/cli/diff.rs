@@ -6,7 +6,8 @@ use crate::restore::WALK_READ_AHEAD;
 use crate::restore::make;
 use crate::restore::reader::Reader;
 use crate::restore::reading::{Desk, Filter, Need};
-use crate::restore::resolve::SnapshotPath;
+use crate::restore::resolve::{SnapshotPath, gone};
+use crate::restore::view::Snapshot;
 use crate::restore::walk::{Cursor, Step, Walk};
 use crate::tree::node::NodeTop;
 use crate::tree::{Entry, EntryKind, Extent};
@@ -60,8 +61,14 @@ pub fn run(args: &DiffArgs, context: &Context) -> Outcome<Exit> {
         .take()
         .ok_or_else(|| Failure::new("identity-missing", Exit::Identity, "this needs the identity"))?;
     let trust = desk.trust.clone();
-    let mut left = Reader::open(&mut *desk.sinks[one.sink], &trust.sources[one.source], one.head.clone(), &identity)?;
-    let mut right = Reader::open(&mut *other, &trust.sources[two.source], two.head.clone(), &identity)?;
+    let names = desk.remote_names();
+    let open = |sink, snapshot: &Snapshot| {
+        let source = &trust.sources[snapshot.source];
+        Reader::open(sink, source, snapshot.head.clone(), &identity)
+            .map_err(|failure| gone(snapshot, source.name(), &names[snapshot.sink], failure))
+    };
+    let mut left = open(&mut *desk.sinks[one.sink], &one)?;
+    let mut right = open(&mut *other, &two)?;
     (left.read_ahead, right.read_ahead) = (WALK_READ_AHEAD, WALK_READ_AHEAD);
     let (a, b) = (make::start(&mut left, &first.path)?, make::start(&mut right, &second.path)?);
     let same_source = one.source == two.source && one.head.lineage == two.head.lineage;
