@@ -4,7 +4,7 @@ use serde_json::Value;
 use std::os::unix::ffi::OsStrExt;
 use tests::agent::Usual;
 use tests::run::Done;
-use tests::{Agent, Place, Vault, tree};
+use tests::{Agent, Chance, Place, Vault, tree};
 
 /// The one JSON line of standard output of this message type.
 #[track_caller]
@@ -224,11 +224,10 @@ fn a_signal_is_told_once_and_a_hook_after_it_knows_the_remote() {
         Some(old) => std::fs::write(usual.source.config(), text.replace(old, &new)).unwrap(),
         None => usual.source.append(&format!("\n[hooks]\n{new}\n")),
     }
-    let mark = usual.place.join("mark");
-    let slow = format!("touch {}; exec sleep 1000", mark.display());
-    let slow = usual.source.run().args(["backup", "--stdin-from-command", "slow", "--", "/bin/sh", "-c", &slow]);
-    let slow = slow.begin();
-    tests::run::until("it runs", std::time::Duration::from_secs(60), || mark.exists());
+    tree::write(&usual.data.join("big"), &Chance::new(1).bytes(60 << 20));
+    let slow = usual.source.backup(&usual.data).args(["--limit-upload", "6MiB"]).begin();
+    // The whole of it takes ten seconds.
+    std::thread::sleep(std::time::Duration::from_secs(2));
     slow.signal(rustix::process::Signal::TERM);
     let done = slow.end().code(143);
     assert_eq!(done.err().matches("error[terminated]").count(), 1, "{}", done.tell());
