@@ -108,7 +108,7 @@ pub struct Retention {
     pub keep_monthly: Option<u32>,
     pub keep_yearly: Option<u32>,
     pub min_age: Option<Age>,
-    pub max_remove: Option<Percent>,
+    pub max_remove: Option<Share>,
     pub grace: Option<Age>,
 }
 
@@ -250,6 +250,7 @@ macro_rules! from_text {
 from_text!(Size);
 from_text!(Age);
 from_text!(Percent);
+from_text!(Share);
 
 /// A number of bytes, written with its unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -458,6 +459,33 @@ impl FromStr for Percent {
         number.filter(|percent| *percent <= 100_000).map(Self).ok_or_else(|| {
             ValueError(format!("'{}' is not a share: write for example 50%", printable(text.as_bytes(), 40)))
         })
+    }
+}
+
+/// A share of a whole, at most `100%`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share(Percent);
+
+impl Share {
+    pub const fn get(self) -> u32 {
+        self.0.get()
+    }
+}
+
+impl FromStr for Share {
+    type Err = ValueError;
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let percent: Percent = text.parse()?;
+        if percent.get() > 100 {
+            return Err(ValueError(format!("'{percent}' is more than everything: write 100% to set no limit")));
+        }
+        Ok(Self(percent))
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

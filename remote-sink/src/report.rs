@@ -191,9 +191,9 @@ impl From<RetentionError> for Failure {
             RetentionError::NoSuch(_)
             | RetentionError::Ambiguous(_)
             | RetentionError::NotInTrash(_)
-            | RetentionError::Nowhere(_) => {
-                Self::new("no-snapshot", error).help("list them: remote-sink prune -n SOURCE").exit(exit::NO_SUCH)
-            }
+            | RetentionError::Nowhere(_) => Self::new("no-snapshot", error)
+                .help("list them, expired ones too: remote-sink snapshots SOURCE")
+                .exit(exit::NO_SUCH),
             RetentionError::InTrash(_) => {
                 Self::new("in-trash", error).help("run: remote-sink undelete SOURCE SNAPSHOT").exit(exit::NO_SUCH)
             }

@@ -461,6 +461,12 @@ impl Loaded {
         Ok(all.iter().filter(chosen).collect())
     }
 
+    /// The failure of a command that needs a remote.
+    pub fn no_remote(&self) -> Failure {
+        Failure::new("no-remote", Exit::Usage, "no remote is configured")
+            .help("source-agent enroll [USER@]HOST, or: source-agent remote add NAME SINK-CARD")
+    }
+
     /// A path of the file, relative ones below the configuration's directory.
     pub fn resolve(&self, path: &Path) -> PathBuf {
         self.paths.config_dir.join(path)

@@ -435,6 +435,17 @@ pub fn warn_item(context: &Context, during: &str, item: &str, line: &str) {
     }
 }
 
+/// A warning about one path: with `--json` the path as it is.
+pub fn warn_path(context: &Context, during: &str, path: &[u8], line: &str) {
+    if context.json {
+        let mut value = error_json(during, "", line);
+        crate::cli::put_name(&mut value, "item", path);
+        to_stderr(&value.to_string());
+    } else {
+        log(context, Importance::Warning, &format!("{}: {line}", shared::text::printable(path, 8192)));
+    }
+}
+
 fn error_json(during: &str, item: &str, line: &str) -> serde_json::Value {
     serde_json::json!({"message_type": "error", "error": {"message": line}, "during": during, "item": item})
 }

@@ -10,6 +10,7 @@ use crate::cli::vault::{Enrolled, Vault};
 use crate::config::{Size, iec};
 use crate::enrolment::{Enrolment, Reads};
 use crate::report::{Failure, exit};
+use crate::retention::rules::InForce;
 use shared::card::SourceCard;
 use shared::id::{SourceName, VerifyKey};
 use shared::wire::Role;
@@ -343,7 +344,11 @@ impl Told<'_> {
         })?;
         context.line(self.line)?;
         if enrolment.role == Role::Push {
-            context.remark(format!("Keeps everything until you run: remote-sink retention {name}"))?;
+            let rules = InForce::of(&vault.config, name);
+            context.remark(match rules.rules.is_set() {
+                true => format!("Keeps, by the rules in force: {}", rules.describe()),
+                false => format!("Keeps everything until you run: remote-sink retention {name}"),
+            })?;
         }
         if enrolment.address.is_none() {
             context.remark("The address in the card is a guess from this host's name: say it with --address.")?;

@@ -24,6 +24,7 @@ mod verify;
 
 use crate::report::{Failure, exit};
 use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -139,7 +140,11 @@ fn output_failed(error: io::Error) -> Failure {
 
 /// Runs one command line; the exit code is the command's or the failure's.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => return unparsed(&error, &arguments),
+    };
     let json = cli.global.json;
     let (mut out, mut input) = (io::stdout(), io::stdin());
     let home = account::home();
@@ -150,6 +155,29 @@ pub fn main() -> ExitCode {
         let _ = failure.print(&mut io::stderr(), json);
         ExitCode::from(failure.exit)
     })
+}
+
+/// Help, version and usage errors; these are JSON too where that is asked for.
+fn unparsed(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+    let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
+    // A closed standard output or error: nobody reads it.
+    if error.use_stderr() && json {
+        let _ = usage_failure(&error.render().to_string()).print(&mut io::stderr(), true);
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE))
+}
+
+/// A usage error from its text: the sentence and what it is about.
+fn usage_failure(text: &str) -> Failure {
+    let lines = text.lines().map(str::trim);
+    let about = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));
+    let mut about = about.filter(|line| !line.is_empty());
+    let first = about.next().unwrap_or_default().replace("error: ", "");
+    let rest: Vec<&str> = about.collect();
+    let message = if first.ends_with(':') { format!("{first} {}", rest.join(", ")) } else { first };
+    Failure::new("usage", message).help("remote-sink --help").exit(exit::USAGE)
 }
 
 /// Runs one command.

@@ -2,7 +2,7 @@
 
 use super::{Context, hooks, table};
 use crate::cli::vault::Vault;
-use crate::config::{Percent, iec};
+use crate::config::{Share, iec};
 use crate::report::{Failure, exit};
 use crate::retention::brakes::{Alarm, Brake};
 use crate::retention::packing::Packing;
@@ -38,7 +38,7 @@ pub struct PruneArgs {
     pub now: bool,
     /// Stop when a larger share of a source's snapshots would go [default: max-remove in vault.toml, else 50%]
     #[arg(long, value_name = "SHARE")]
-    pub max_remove: Option<Percent>,
+    pub max_remove: Option<Share>,
     /// Go on in spite of this alarm: clock, rollback, scrub, burst, flood, new, shrink, grow, recipients, share, busy
     #[arg(long, value_name = "WHAT", requires = "reason")]
     pub accept: Vec<Brake>,
@@ -57,7 +57,7 @@ pub fn run(args: &PruneArgs, context: &mut Context<'_>) -> Result<u8, Failure> {
     let options = Options {
         dry_run: args.dry_run,
         now: args.now,
-        max_remove_percent: args.max_remove.map(Percent::get),
+        max_remove_percent: args.max_remove.map(Share::get),
         accept: args.accept.clone(),
         reason: args.reason.clone().unwrap_or_default(),
         packing: Packing::default(),
@@ -88,12 +88,34 @@ fn report(outcome: &Outcome, vault: &Vault, dry_run: bool, context: &mut Context
     for alarm in outcome.alarms.iter().filter(|_| !dry_run) {
         hooks::call(&vault.config.hooks, (alarm.brake.as_str(), &outcome.source, &alarm.message), context);
     }
-    Ok(match () {
-        () if outcome.is_stopped() => exit::STOPPED,
-        () if outcome.damage().next().is_some() => exit::DAMAGE,
-        () if outcome.busy && !dry_run => exit::BUSY,
-        () => exit::OK,
+    Ok(match failure(outcome, dry_run) {
+        // Lines for people told it already.
+        Some(failure) if !context.global.json => failure.exit,
+        Some(failure) => context.failed(&failure),
+        None => exit::OK,
     })
+}
+
+/// Why a source was not, or not wholly, pruned.
+fn failure(outcome: &Outcome, dry_run: bool) -> Option<Failure> {
+    let source = &outcome.source;
+    match () {
+        () if outcome.is_stopped() => {
+            let alarms: Vec<&str> = outcome.alarms.iter().map(|alarm| alarm.brake.as_str()).collect();
+            let message = format!("{source}: an alarm stopped it, nothing was changed: {}", alarms.join(", "));
+            let help = format!("look into it, then: remote-sink prune {source} --accept WHAT --reason TEXT");
+            Some(Failure::new("stopped", message).help(help).exit(exit::STOPPED))
+        }
+        () if outcome.damage().next().is_some() => {
+            let message = format!("{source}: something that is stored is damaged");
+            Some(Failure::new("damaged", message).help(format!("run: remote-sink verify {source}")).exit(exit::DAMAGE))
+        }
+        () if outcome.busy && !dry_run => {
+            let message = format!("{source}: a session runs, nothing was changed");
+            Some(Failure::new("busy", message).help("try again when it has ended").exit(exit::BUSY))
+        }
+        () => None,
+    }
 }
 
 fn tell(outcome: &Outcome, dry_run: bool, context: &mut Context<'_>) -> Result<(), Failure> {
@@ -193,7 +215,8 @@ fn tell_json(outcome: &Outcome, dry_run: bool, context: &mut Context<'_>) -> Res
         "stopped": outcome.is_stopped(),
         "busy": outcome.busy,
         "kept": outcome.decisions.len() - outcome.removed(),
-        "removed": outcome.removed(),
+        "removed": if outcome.is_stopped() || outcome.busy { 0 } else { outcome.removed() },
+        "would_remove": outcome.removed(),
         "next_removal": next.and_then(table::utc),
         "alarms": alarms.collect::<Vec<_>>(),
         "bytes_freed": given.freed_bytes,

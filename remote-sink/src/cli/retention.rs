@@ -2,7 +2,7 @@
 
 use super::{Context, DONE};
 use crate::cli::vault::Vault;
-use crate::config::{Age, Config, Percent};
+use crate::config::{Age, Config, Share};
 use crate::report::{Failure, exit};
 use crate::retention::observe;
 use crate::retention::rules::InForce;
@@ -48,7 +48,7 @@ pub struct RetentionArgs {
     pub min_age: Option<Age>,
     /// `prune` stops when a larger share would go
     #[arg(long, value_name = "SHARE")]
-    pub max_remove: Option<Percent>,
+    pub max_remove: Option<Share>,
     /// How long removed snapshots stay in the trash
     #[arg(long, value_name = "AGE")]
     pub grace: Option<Age>,

@@ -292,7 +292,13 @@ fn rules_are_set_shown_and_noted_and_a_bare_m_is_refused() {
     let layout = Layout::new(desk.root());
     assert!(layout.published(&"web1".parse().unwrap()).exists());
     let root = desk.root();
-    for bad in [["--keep-within", "6m"], ["--min-age", "30"], ["--grace", "1M"], ["--max-remove", "50"]] {
+    for bad in [
+        ["--keep-within", "6m"],
+        ["--min-age", "30"],
+        ["--grace", "1M"],
+        ["--max-remove", "50"],
+        ["--max-remove", "101%"],
+    ] {
         let line = ["remote-sink", "--root", root.to_str().unwrap(), "retention", "web1", bad[0], bad[1]];
         assert!(Cli::try_parse_from(line).is_err(), "{bad:?}");
     }

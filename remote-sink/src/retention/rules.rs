@@ -1,6 +1,6 @@
 //! The rules in force for a source: its own in `vault.toml`, key by key before the defaults.
 
-use crate::config::{Age, Config, Percent, Retention};
+use crate::config::{Age, Config, Retention, Share};
 use crate::retention::policy::Rules;
 use shared::id::SourceName;
 
@@ -50,7 +50,7 @@ impl InForce {
                 yearly: count(all.keep_yearly),
                 min_age: all.min_age,
             },
-            max_remove_percent: all.max_remove.map_or(MAX_REMOVE_PERCENT, Percent::get),
+            max_remove_percent: all.max_remove.map_or(MAX_REMOVE_PERCENT, Share::get),
             grace: all.grace.or_else(|| GRACE.parse().ok()),
         }
     }

@@ -33,6 +33,41 @@ pub fn absolute(path: &Path) -> Outcome<PathBuf> {
     Ok(plain)
 }
 
+/// Paths that are named in the failure of [`look`].
+const NAMED_MAX: usize = 20;
+
+/// Fails where none of a set's named paths can be looked at: its snapshot would be empty, and the newest.
+pub fn look(set: &str, paths: &[PathBuf]) -> Outcome<()> {
+    let mut closed = Vec::new();
+    for path in paths {
+        match opened(path) {
+            Ok(()) => return Ok(()),
+            Err(e) => closed.push((path, e)),
+        }
+    }
+    if closed.is_empty() {
+        return Ok(());
+    }
+    let set = shared::text::printable(set.as_bytes(), 200);
+    let message = format!("{set}: none of its paths can be looked at, so no snapshot is made of it");
+    let failure = Failure::new("paths-missing", Exit::Failed, message);
+    let failure = closed.iter().take(NAMED_MAX).fold(failure, |failure, (path, e)| {
+        failure.detail(format!("{}: {e}", super::outcome::shown(path.as_os_str().as_bytes())))
+    });
+    Err(failure
+        .help("are the paths written right, and is everything mounted? source-agent backup -n shows what is found"))
+}
+
+/// Opens what would be read: a directory or a file. Anything else only has to be there.
+fn opened(path: &Path) -> std::io::Result<()> {
+    let kind = path.symlink_metadata()?.file_type();
+    match kind {
+        _ if kind.is_dir() => std::fs::read_dir(path).map(|_| ()),
+        _ if kind.is_file() => std::fs::File::open(path).map(|_| ()),
+        _ => Ok(()),
+    }
+}
+
 impl Way {
     /// Joins absolute paths; what lies below another named path needs no mention.
     pub fn new(paths: &[PathBuf]) -> Self {
@@ -68,6 +103,17 @@ mod tests {
         assert!(!way.children[&b"c"[..]].named);
         assert!(way.children[&b"c"[..]].children[&b"d"[..]].named);
         assert!(Way::new(&["/".into(), "/x".into()]).named);
+    }
+
+    #[test]
+    fn a_set_of_which_nothing_is_there_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let gone = [dir.path().join("a"), dir.path().join("b/c")];
+        let failure = look("system", &gone).unwrap_err();
+        assert_eq!((failure.exit, failure.details.len()), (Exit::Failed, 2));
+        assert!(failure.message.contains("system") && failure.details[1].contains("b/c"), "{failure}");
+        std::fs::write(&gone[0], "here").unwrap();
+        assert!(look("system", &gone).is_ok());
     }
 
     #[test]

@@ -155,7 +155,7 @@ impl<'a> Reader<'a> {
         entry.hard_link = meta::hard_link(&stat, job.file_system).filter(|_| !job.device);
         let source = File::from(fd);
         let size = if job.device { device_bytes(&source)? } else { stat.st_size as u64 };
-        self.shared.progress.message(|| super::outcome::shown(path));
+        self.shared.progress.message(|| String::from_utf8_lossy(path).into_owned());
         let of = Of { name: &job.name, stat: &stat, size, device: job.device };
         let (content, bytes, uses) = self.contents.read(&source, &of, &mut self.store)?;
         set_content(&mut entry, content, bytes)?;

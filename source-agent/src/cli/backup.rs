@@ -8,7 +8,7 @@ use crate::backup::{
     CHECKPOINT_BYTES, CHECKPOINT_EVERY, Env, Input, Limit, OnExclude, RemotePlan, Report, SetPlan, budget, heal, paths,
     stream,
 };
-use crate::cli::Context;
+use crate::cli::{Context, print_json};
 use crate::client::{self, Client, Greeting};
 use crate::config::{self, BackupSet, IoClass, Loaded, Size};
 use crate::index::Index;
@@ -19,8 +19,9 @@ use crate::report::{Exit, Failure, Outcome};
 use crate::watch;
 use shared::format::snapshot::RemoteHead;
 use shared::id::{Chain, Lineage, SourceId};
-use shared::sys::{SystemClock, durable};
+use shared::sys::{Clock, SystemClock, durable};
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -103,24 +104,27 @@ pub fn run(args: &BackupArgs, context: &Context) -> Outcome<Exit> {
     if sets.is_empty() {
         return Ok(Exit::Done);
     }
-    around(context, &loaded, &mut env, &sets)
+    around(context, &loaded, &mut env, sets)
 }
 
 /// Hooks and notifications around the run.
-fn around(context: &Context, loaded: &Loaded, env: &mut Env, sets: &[SetPlan]) -> Outcome<Exit> {
+fn around(context: &Context, loaded: &Loaded, env: &mut Env, sets: Vec<SetPlan>) -> Outcome<Exit> {
     let begun = Instant::now();
     warn_all(context, hooks::notify(loaded, None));
-    let outcome = hooks::before(&loaded.config.hooks).and_then(|()| crate::backup::run(env, sets));
+    let mut there = Vec::new();
+    // A hook may mount what is to be backed up.
+    let outcome = hooks::before(&loaded.config.hooks).and_then(|()| run_there(context, env, sets, &mut there));
     env.remotes.iter().for_each(|remote| remote.progress.finish());
     let exit = match &outcome {
         Ok(report) => summary::exit(report),
         Err(failure) => failure.exit,
     };
-    let ending = summary::ending(exit, outcome.as_ref().ok(), outcome.as_ref().err());
+    let all = env.remotes.iter().map(|remote| remote.dial.name().to_owned()).collect();
+    let ending = summary::ending(exit, outcome.as_ref().ok(), outcome.as_ref().err(), all);
     write_metrics(context, loaded, env, outcome.as_ref().ok(), exit, begun.elapsed());
     if let Ok(report) = &outcome {
         summary::print(context, report, begun.elapsed())?;
-        note_times(env, sets, report);
+        note_times(env, &there, report);
     }
     warn_all(context, hooks::after(&loaded.config.hooks, &ending));
     warn_all(context, hooks::notify(loaded, Some(&ending)));
@@ -129,6 +133,38 @@ fn around(context: &Context, loaded: &Loaded, env: &mut Env, sets: &[SetPlan]) -
         Ok(_) => Ok(exit),
         Err(failure) => Err(failure),
     }
+}
+
+/// Runs the sets of which anything is there. One of which nothing is gets no empty snapshot, which would be its newest.
+fn run_there(context: &Context, env: &mut Env, sets: Vec<SetPlan>, there: &mut Vec<SetPlan>) -> Outcome<Report> {
+    let mut missing = None;
+    for set in sets {
+        let looked = match &set.input {
+            Input::Paths(all) => paths::look(&set.name, all),
+            Input::Stream { .. } => Ok(()),
+        };
+        match looked {
+            Ok(()) => there.push(set),
+            Err(failure) => {
+                if let Some(earlier) = missing.replace(failure) {
+                    progress::warn(context, &earlier.to_string());
+                }
+            }
+        }
+    }
+    let missing = match missing {
+        Some(failure) if there.is_empty() => return Err(failure),
+        missing => missing,
+    };
+    let mut report = crate::backup::run(env, there)?;
+    match missing {
+        Some(failure) if report.failure.is_none() && report.remotes.iter().all(|remote| remote.failure.is_none()) => {
+            report.failure = Some(Failure { exit: Exit::Incomplete, ..failure });
+        }
+        Some(failure) => progress::warn(context, &failure.to_string()),
+        None => {}
+    }
+    Ok(report)
 }
 
 fn warn_all(context: &Context, lines: Vec<String>) {
@@ -210,16 +246,32 @@ fn plan(
 /// One run of this source at a time.
 fn lock(state_dir: &Path) -> Outcome<File> {
     let path = state_dir.join("backup.lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
     let file = file.map_err(|e| Failure::io("open", &path, &e))?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+        Ok(()) => {
+            let holder = format!("{} {}\n", std::process::id(), SystemClock.now());
+            let noted = file.set_len(0).and_then(|()| file.write_all_at(holder.as_bytes(), 0));
+            noted.map_err(|e| Failure::io("write", &path, &e))?;
+            Ok(file)
+        }
         Err(rustix::io::Errno::WOULDBLOCK) => {
-            Err(Failure::new("busy", Exit::Busy, "another backup of this source runs on this machine")
-                .help("wait for it to end; the lock goes with its process"))
+            let who = holder(&file).map_or_else(String::new, |(process, since)| {
+                format!(": process {process}, since {}", crate::restore::reading::local_time(since))
+            });
+            let message = format!("another backup of this source runs on this machine{who}");
+            Err(Failure::new("busy", Exit::Busy, message).help("wait for it to end; the lock goes with its process"))
         }
         Err(e) => Err(Failure::io("lock", &path, &e.into())),
     }
+}
+
+/// Process and time that the holder of the lock noted in it.
+fn holder(file: &File) -> Option<(u32, i64)> {
+    let mut bytes = [0; 64];
+    let length = file.read_at(&mut bytes, 0).ok()?;
+    let (process, since) = std::str::from_utf8(&bytes[..length]).ok()?.trim().split_once(' ')?;
+    Some((process.parse().ok()?, since.parse().ok()?))
 }
 
 /// `[limits] nice` and `io-class`; threads started later inherit both.
@@ -270,8 +322,7 @@ fn env(args: &BackupArgs, context: &Context, loaded: &Loaded, keys: SourceKeys) 
     let mut slowest = overall;
     let chosen = loaded.remotes(context)?;
     if chosen.is_empty() && !args.dry_run {
-        return Err(Failure::new("no-remote", Exit::Failed, "no remote is configured")
-            .help("source-agent enroll [USER@]HOST, or: source-agent remote add NAME SINK-CARD"));
+        return Err(loaded.no_remote());
     }
     for remote in chosen {
         let own = remote.limit_upload.map(Size::bytes);
@@ -358,6 +409,10 @@ fn due(env: &Env, sets: Vec<SetPlan>, context: &Context) -> Outcome<Vec<SetPlan>
         }
         match wanted {
             true => due.push(set),
+            false if context.json => {
+                let line = serde_json::json!({"message_type": "not_due", "set": set.name, "min_interval": interval});
+                print_json(&line)?;
+            }
             false => progress::notice(context, &format!("{}: not due yet", set.name)),
         }
     }

@@ -1,12 +1,13 @@
 //! `source-agent diff`: what changed between two snapshots. Directories with the same node are not read.
 
-use crate::cli::{Context, print_json, print_line};
+use crate::cli::{Context, print_json, print_line, put_name};
 use crate::report::{Exit, Failure, Outcome};
 use crate::restore::WALK_READ_AHEAD;
 use crate::restore::make;
 use crate::restore::reader::Reader;
 use crate::restore::reading::{Desk, Filter, Need};
-use crate::restore::resolve::SnapshotPath;
+use crate::restore::resolve::{SnapshotPath, gone};
+use crate::restore::view::Snapshot;
 use crate::restore::walk::{Cursor, Step, Walk};
 use crate::tree::node::NodeTop;
 use crate::tree::{Entry, EntryKind, Extent};
@@ -60,8 +61,14 @@ pub fn run(args: &DiffArgs, context: &Context) -> Outcome<Exit> {
         .take()
         .ok_or_else(|| Failure::new("identity-missing", Exit::Identity, "this needs the identity"))?;
     let trust = desk.trust.clone();
-    let mut left = Reader::open(&mut *desk.sinks[one.sink], &trust.sources[one.source], one.head.clone(), &identity)?;
-    let mut right = Reader::open(&mut *other, &trust.sources[two.source], two.head.clone(), &identity)?;
+    let names = desk.remote_names();
+    let open = |sink, snapshot: &Snapshot| {
+        let source = &trust.sources[snapshot.source];
+        Reader::open(sink, source, snapshot.head.clone(), &identity)
+            .map_err(|failure| gone(snapshot, source.name(), &names[snapshot.sink], failure))
+    };
+    let mut left = open(&mut *desk.sinks[one.sink], &one)?;
+    let mut right = open(&mut *other, &two)?;
     (left.read_ahead, right.read_ahead) = (WALK_READ_AHEAD, WALK_READ_AHEAD);
     let (a, b) = (make::start(&mut left, &first.path)?, make::start(&mut right, &second.path)?);
     let same_source = one.source == two.source && one.head.lineage == two.head.lineage;
@@ -124,13 +131,12 @@ impl Differ<'_, '_> {
             '-' => self.counts.removed += 1,
             _ => self.counts.changed += 1,
         }
-        let path = printable(path, 16 << 10);
         if self.context.json {
-            return print_json(
-                &serde_json::json!({"message_type": "change", "path": path, "modifier": mark.to_string()}),
-            );
+            let mut value = serde_json::json!({"message_type": "change", "modifier": mark.to_string()});
+            put_name(&mut value, "path", path);
+            return print_json(&value);
         }
-        print_line(&format!("{mark}  {path}"))
+        print_line(&format!("{mark}  {}", printable(path, 16 << 10)))
     }
 
     /// The next entry of a side; a part that cannot be read ends it.

@@ -46,11 +46,12 @@ impl Finding {
         Self { level: Level::Fault, what: what.into(), help: Some(help.into()) }
     }
     fn from_failure(failure: Failure) -> Self {
+        let help = failure.advice().map(str::to_owned);
         let mut what = failure.remote.map(|name| format!("{name}: ")).unwrap_or_default() + &failure.message;
         for line in failure.details {
             what.push_str(&format!("\n        {line}"));
         }
-        Self { level: Level::Fault, what, help: failure.help }
+        Self { level: Level::Fault, what, help }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `source-agent dump`: one file, or a tree as tar, to standard output.
 
 use crate::cli::Context;
-use crate::progress::warn_item;
+use crate::progress::warn_path;
 use crate::report::{Exit, Failure, Outcome};
 use crate::restore::WALK_READ_AHEAD;
 use crate::restore::reader::Reader;
@@ -10,7 +10,6 @@ use crate::restore::resolve::SnapshotPath;
 use crate::restore::walk::{Step, Walk};
 use crate::restore::{make, ordered, tar};
 use crate::tree::{Entry, EntryKind};
-use shared::text::printable;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -102,7 +101,7 @@ fn tree(
                 Step::Entry(entry) => {
                     let path = walk.path_of(&entry.name);
                     if !tar::member(reader, &path[1..], &entry, out)? {
-                        warn_item(context, "dump", &printable(&path, 8192), "left out: its content cannot be had");
+                        warn_path(context, "dump", &path, "left out: its content cannot be had");
                         exit = Exit::Tampered;
                     }
                     walk.enter(&entry)?;

@@ -190,9 +190,16 @@ fn ask(args: &EnrollArgs, remote_command: &str, card: &SourceCard) -> Outcome<Ve
     }
 }
 
+/// The command that a person would write for this login.
+fn by_hand(login: &Login) -> String {
+    let user = login.user.as_ref().map_or_else(String::new, |user| format!("{user}@"));
+    let port = login.port.map_or_else(String::new, |port| format!("-p {port} "));
+    format!("ssh {port}{user}{}", login.host)
+}
+
 fn login_failed(login: &Login) -> Failure {
     Failure::new("ssh", Exit::Unreachable, format!("ssh could not connect to {}; its message stands above", login.host))
-        .help(format!("try the login by hand first: ssh {}", login.host))
+        .help(format!("try the login by hand first: {}", by_hand(login)))
 }
 
 /// The sink card of the answer; the answer must be about our card.
@@ -237,6 +244,13 @@ mod tests {
         for bad in ["", "-oProxyCommand=x", "a@-x", "a b@c", "h:0", "h:x", "h:99999", "[::1]x", "a@h;id", "-l@h"] {
             assert!(parse_login(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_login_to_try_by_hand_is_the_one_that_failed() {
+        let help = |text: &str| login_failed(&parse_login(text).unwrap()).help.unwrap();
+        assert!(help("backup@127.0.0.1:2222").ends_with("ssh -p 2222 backup@127.0.0.1"));
+        assert!(help("sink.example").ends_with("ssh sink.example"));
     }
 
     #[test]

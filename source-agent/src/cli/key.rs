@@ -205,7 +205,10 @@ fn recover(args: &RecoverArgs, context: &Context) -> Outcome<Exit> {
             request.check()?;
             (None, Some(request))
         }
-        (None, None) => return Err(Failure::new("usage", Exit::Usage, "name the file to write: -o FILE")),
+        (None, None) => {
+            return Err(Failure::new("usage", Exit::Usage, "name the file to write: -o FILE")
+                .help("source-agent key recover -o backup.key"));
+        }
     };
     let text = read_words(&args.sheet, context)?;
     let identity = paper::read(&text)?;

@@ -115,7 +115,7 @@ impl Request<'_> {
 pub(super) fn identity_text(identity: &Identity, passphrase: Option<&Zeroizing<String>>) -> Outcome<Zeroizing<String>> {
     identity
         .to_file(passphrase.map(|text| text.as_str()))
-        .map_err(|e| Failure::new("identity", Exit::Failed, format!("cannot write the identity: {e}")))
+        .map_err(|e| Failure::new("identity", Exit::Failed, format!("cannot make the identity: {e}")))
 }
 
 /// The day, UTC.

@@ -1,7 +1,7 @@
 //! `source-agent ls`: what a snapshot holds.
 
-use crate::cli::{Context, print_json, print_line};
-use crate::progress::warn_item;
+use crate::cli::{Context, print_json, print_line, put_name};
+use crate::progress::warn_path;
 use crate::report::{Exit, Failure, Outcome};
 use crate::restore::WALK_READ_AHEAD;
 use crate::restore::make;
@@ -73,10 +73,10 @@ pub fn run(args: &LsArgs, context: &Context) -> Outcome<Exit> {
 
 /// Tells of a directory that cannot be read.
 pub fn lost(context: &Context, path: &[u8], failure: &Failure) {
-    warn_item(context, "list", &printable(path, 8192), &format!("cannot be read: {}", failure.message));
+    warn_path(context, "list", path, &format!("cannot be read: {}", failure.message));
 }
 
-/// A name for people and scripts: never bytes that a terminal acts on.
+/// An entry for scripts, its names as they are.
 pub fn json_entry(entry: &Entry, path: &[u8]) -> serde_json::Value {
     let kind = match entry.kind {
         EntryKind::File => "file",
@@ -86,19 +86,23 @@ pub fn json_entry(entry: &Entry, path: &[u8]) -> serde_json::Value {
         EntryKind::CharDevice => "chardev",
         EntryKind::BlockDevice => "dev",
     };
-    serde_json::json!({
+    let mut value = serde_json::json!({
         "message_type": "node",
         "type": kind,
-        "name": printable(&entry.name, 1024),
-        "path": printable(path, 16 << 10),
         "uid": entry.user.id,
         "gid": entry.group.id,
         "size": (entry.kind == EntryKind::File).then_some(entry.size),
         "mode": entry.mode,
         "permissions": permissions(entry),
         "mtime": utc_time(entry.modified.seconds),
-        "linktarget": entry.target.as_ref().map(|target| printable(target, 4096)),
-    })
+        "linktarget": null,
+    });
+    put_name(&mut value, "name", &entry.name);
+    put_name(&mut value, "path", path);
+    if let Some(target) = &entry.target {
+        put_name(&mut value, "linktarget", target);
+    }
+    value
 }
 
 fn show(entry: &Entry, path: &[u8], args: &LsArgs, context: &Context) -> Outcome<()> {

@@ -36,7 +36,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use output::{STDOUT_CLOSED, eprint_failure, failure_json, to_stderr};
-pub use output::{coloured, print_json, print_line, print_text};
+pub use output::{coloured, print_json, print_line, print_text, put_name};
 pub use signals::{check_interrupted, interrupted};
 
 /// Append-only offsite backup: the source's and the owner's program.
@@ -216,15 +216,24 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 fn unparsed(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
     if error.use_stderr() && json {
-        let text = error.render().to_string();
-        let failure =
-            Failure::new("usage", Exit::Usage, text.lines().next().unwrap_or_default().replace("error: ", ""));
-        to_stderr(&failure_json(&failure.help("source-agent --help")).to_string());
+        to_stderr(&failure_json(&usage_failure(&error.render().to_string())).to_string());
     } else {
         // A closed standard output or error: nobody reads it.
         let _ = error.print();
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8))
+}
+
+/// A usage error from its text: the sentence, then what it is about, one a line.
+fn usage_failure(text: &str) -> Failure {
+    let lines = text.lines().map(str::trim);
+    let about = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));
+    let mut about = about.filter(|line| !line.is_empty());
+    let first = about.next().unwrap_or_default().replace("error: ", "");
+    let rest: Vec<&str> = about.collect();
+    let message = if first.ends_with(':') { format!("{first} {}", rest.join(", ")) } else { first };
+    let failure = Failure::new("usage", Exit::Usage, message).help("source-agent --help");
+    rest.into_iter().fold(failure, Failure::detail)
 }
 
 /// Keys in memory must not reach a disk by way of a core dump.

@@ -26,6 +26,14 @@ pub fn print_line(line: &str) -> Outcome<()> {
     print_text(&format!("{line}\n"))
 }
 
+/// A name as JSON: itself where it is UTF-8, else as near as UTF-8 comes, and the bytes in hex under `KEY_bytes`.
+pub fn put_name(value: &mut serde_json::Value, key: &str, name: &[u8]) {
+    value[key] = String::from_utf8_lossy(name).into();
+    if std::str::from_utf8(name).is_err() {
+        value[format!("{key}_bytes")] = shared::text::hex(name).into();
+    }
+}
+
 /// Writes one JSON line to standard output.
 pub fn print_json(value: &serde_json::Value) -> Outcome<()> {
     print_line(&value.to_string())
@@ -56,7 +64,7 @@ pub(super) fn failure_json(failure: &Failure) -> serde_json::Value {
         "message": failure.message,
         "remote": failure.remote,
         "details": failure.details,
-        "help": failure.help,
+        "help": failure.advice(),
     })
 }
 
@@ -75,6 +83,15 @@ pub(super) fn eprint_failure(failure: &Failure, context: &Context) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_as_json_is_the_name() {
+        let mut value = serde_json::json!({});
+        put_name(&mut value, "name", b"a\nb\\");
+        put_name(&mut value, "path", b"/\xff\xfe");
+        let expected = serde_json::json!({"name": "a\nb\\", "path": "/\u{fffd}\u{fffd}", "path_bytes": "2ffffe"});
+        assert_eq!(value, expected);
+    }
 
     #[test]
     fn a_failure_as_json_holds_everything() {

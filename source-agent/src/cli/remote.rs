@@ -47,6 +47,9 @@ Examples:
         /// Reach it with the system's ssh, by this Host of ~/.ssh/config
         #[arg(long, value_name = "HOST")]
         ssh_host: Option<String>,
+        /// The operator enrolled this source under another name than its own: this one
+        #[arg(long = "as", value_name = "NAME")]
+        enrolled_as: Option<String>,
     },
     /// List the remotes
     #[command(visible_alias = "ls")]
@@ -92,13 +95,15 @@ fn reason(text: &str) -> Result<String, String> {
 
 pub fn run(args: &RemoteArgs, context: &Context) -> Outcome<Exit> {
     match &args.command {
-        RemoteCommand::Add { name, card, path, ssh_host } => {
+        RemoteCommand::Add { name, card, path, ssh_host, enrolled_as } => {
             let way = match (path, ssh_host) {
                 (Some(path), _) => Way::Path(std::path::absolute(path).map_err(|e| Failure::io("find", path, &e))?),
                 (None, Some(host)) => Way::SshHost(host.clone()),
                 (None, None) => Way::Card,
             };
-            add_card(context, name, &parse_card(card)?, &way)
+            let card = parse_card(card)?;
+            check_name(&config::load(context)?, &card, enrolled_as.as_deref())?;
+            add_card(context, name, &card, &way)
         }
         RemoteCommand::List => list(context),
         RemoteCommand::Test { name } => test(name.as_deref(), context),
@@ -115,6 +120,30 @@ fn parse_card(text: &str) -> Outcome<SinkCard> {
     })
 }
 
+/// A card that was made for another source opens no door to this one.
+fn check_name(loaded: &Loaded, card: &SinkCard, enrolled_as: Option<&str>) -> Outcome<()> {
+    let own = keys::load_card(loaded)?.name().to_string();
+    let expected = enrolled_as.unwrap_or(&own);
+    if card.name.as_str() == expected {
+        return Ok(());
+    }
+    let (theirs, expected) = (&card.name, printable(expected.as_bytes(), 64));
+    let message = format!("this card is for a source called {theirs}, and this machine is called {expected}");
+    Err(Failure::new("card-of-another", Exit::Usage, message).help(format!(
+        "ask the operator for this machine's card (remote-sink card {own}); if they enrolled it as {theirs}: --as {theirs}"
+    )))
+}
+
+/// Two remotes that are one sink would each be the other's "another session runs", in every run.
+fn check_sink(loaded: &Loaded, card: &SinkCard) -> Outcome<()> {
+    let same = loaded.config.remotes.iter().find(|remote| remote.sink == Some(card.sink));
+    let Some(other) = same.filter(|_| loaded.config.reader.is_none()) else { return Ok(()) };
+    let other = &other.name;
+    Err(Failure::new("sink-known", Exit::Usage, format!("the remote '{other}' is this very sink")).help(format!(
+        "for another address: source-agent remote repin {other} SINK-CARD; for another name: source-agent remote remove {other}, then add it"
+    )))
+}
+
 /// Adds a remote to the configuration, then tests it.
 pub(super) fn add_card(context: &Context, name: &str, card: &SinkCard, way: &Way) -> Outcome<Exit> {
     let loaded = config::load(context)?;
@@ -123,6 +152,7 @@ pub(super) fn add_card(context: &Context, name: &str, card: &SinkCard, way: &Way
         return Err(Failure::new("remote-exists", Exit::Usage, message)
             .help("choose another name, or take a new card for it: source-agent remote repin"));
     }
+    check_sink(&loaded, card)?;
     let text = edit::add(&loaded, name, card, way)?;
     config::edit::save(&loaded, &text)?;
     notice(
@@ -170,7 +200,7 @@ fn list(context: &Context) -> Outcome<Exit> {
             }
             _ => None,
         };
-        let id = snapshot.as_ref().map(|snapshot| snapshot.head.short());
+        let id = snapshot.as_ref().map(|snapshot| snapshot.head);
         if context.json {
             print_json(&serde_json::json!({
                 "message_type": "remote",
@@ -178,11 +208,12 @@ fn list(context: &Context) -> Outcome<Exit> {
                 "address": address(&place),
                 "sink": remote.sink.map(|key| shared::text::base64(key.as_bytes())),
                 "required": remote.required,
-                "snapshot_id": id,
+                "snapshot_id": id.map(|id| id.to_string()),
+                "short_id": id.map(|id| id.short()),
             }))?;
         } else {
             let required = if remote.required { "required" } else { "optional" };
-            let last = id.map_or_else(|| "no snapshot yet".to_owned(), |id| format!("last snapshot {id}"));
+            let last = id.map_or_else(|| "no snapshot yet".to_owned(), |id| format!("last snapshot {}", id.short()));
             print_line(&format!("{:<12}  {:<32}  {required}  {last}", remote.name, address(&place)))?;
         }
     }
@@ -196,8 +227,7 @@ fn test(name: Option<&str>, context: &Context) -> Outcome<Exit> {
         None => loaded.remotes(context)?,
     };
     if remotes.is_empty() {
-        return Err(Failure::new("no-remotes", Exit::Failed, "no remote is configured")
-            .help("source-agent remote add NAME SINK-CARD, or: source-agent enroll USER@HOST"));
+        return Err(loaded.no_remote());
     }
     let mut last = None;
     for remote in remotes {
@@ -235,6 +265,9 @@ fn remove(context: &Context, name: &str) -> Outcome<Exit> {
     let loaded = config::load(context)?;
     find(&loaded, name)?;
     config::edit::save(&loaded, &edit::remove(&loaded, name)?)?;
+    if context.json {
+        print_json(&serde_json::json!({"message_type": "remote_removed", "remote": name}))?;
+    }
     notice(context, &format!("Removed {name} from {}; the sink keeps what it has", show(&loaded.paths.config)));
     Ok(Exit::Done)
 }

@@ -1,7 +1,7 @@
 //! `source-agent restore`: a snapshot, or a path of it, into a directory.
 
 use crate::cli::{Context, print_json, print_line};
-use crate::progress::{self, Progress, notice, warn, warn_item};
+use crate::progress::{self, Progress, notice, warn, warn_path};
 use crate::report::{Exit, Outcome};
 use crate::restore::metadata::OwnerMode;
 use crate::restore::reading::{Desk, Filter, Need};
@@ -122,10 +122,12 @@ fn tell(report: &Report, args: &RestoreArgs, context: &Context, took: std::time:
         lines.push(format!("directories whose content the source had not read: {}", report.unread));
     }
     if report.kept > 0 || report.unchanged > 0 || report.deleted > 0 {
+        let deleted = if args.dry_run { "would be deleted" } else { "deleted" };
         lines.push(format!(
-            "left as they were: {}, unchanged: {}, deleted: {}",
+            "left as they were: {}, unchanged: {}, {deleted}: {}",
             report.kept, report.unchanged, report.deleted
         ));
+        lines.extend(report.to_delete.iter().map(|path| format!("  would delete {}", printable(path, 8192))));
     }
     lines.iter().for_each(|line| notice(context, line));
     for finding in report.findings.lines() {
@@ -133,7 +135,7 @@ fn tell(report: &Report, args: &RestoreArgs, context: &Context, took: std::time:
     }
     let lost = report.lost.named();
     for one in lost.iter().take(LISTED_MAX) {
-        warn_item(context, "restore", &printable(&one.path, 8192), &format!("not restored: {}", one.why));
+        warn_path(context, "restore", &one.path, &format!("not restored: {}", one.why));
     }
     let unnamed = report.lost.count() - lost.len().min(LISTED_MAX) as u64;
     if unnamed > 0 {
@@ -156,6 +158,7 @@ fn summary(report: &Report, args: &RestoreArgs, context: &Context, took: std::ti
             "files_lost": report.lost.count(),
             "findings": report.findings.count(),
             "files_deleted": report.deleted,
+            "files_unchanged": report.unchanged,
             "files_skipped": report.kept,
             "files_verified": report.verified,
             "seconds_elapsed": took.as_secs(),

@@ -147,6 +147,10 @@ fn json(row: &Row<'_>, desk: &Desk) -> serde_json::Value {
         map.insert("hostname".into(), root.host.to_string().into());
         map.insert("set".into(), root.set.to_string().into());
         map.insert("paths".into(), paths.into());
+        if root.paths.iter().any(|path| std::str::from_utf8(path).is_err()) {
+            let bytes: Vec<String> = root.paths.iter().map(|path| shared::text::hex(path)).collect();
+            map.insert("paths_bytes".into(), bytes.into());
+        }
         map.insert("tags".into(), tags.into());
         map.insert("program_version".into(), root.program.to_string().into());
         map.insert(

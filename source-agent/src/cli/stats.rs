@@ -7,7 +7,7 @@ use crate::restore::objects::{ArchiveName, is_lost};
 use crate::restore::pages::Pages;
 use crate::restore::reader::{fetch_body, open_root};
 use crate::restore::reading::{Desk, Filter, Need};
-use crate::restore::resolve::{SnapshotPath, is_latest};
+use crate::restore::resolve::{SnapshotPath, gone, is_latest};
 use crate::restore::verify;
 use crate::restore::view::Snapshot;
 use std::ffi::OsString;
@@ -70,7 +70,8 @@ fn stored(desk: &mut Desk, snapshot: &Snapshot, context: &Context) -> Outcome<St
     let source = &desk.trust.sources[snapshot.source];
     let sink = &mut *desk.sinks[snapshot.sink];
     let head = &snapshot.head;
-    let body = fetch_body(sink, head)?;
+    let remote = &desk.remotes[snapshot.sink].name;
+    let body = fetch_body(sink, head).map_err(|failure| gone(snapshot, source.name(), remote, failure))?;
     let mut pages = Pages::load(sink, &head.source, &head.lineage, &body)?;
     let mut stored = Stored { archives: pages.archives(), blocks: pages.live_blocks(), bytes: 0, unreadable: 0 };
     let progress = Progress::new(context, "indexes", None);

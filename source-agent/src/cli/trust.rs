@@ -141,6 +141,7 @@ fn add(card: &str, lineages: &[Lineage], identity: Option<&std::path::Path>, con
     }
     store::save(&state_dir, &source)?;
     let exit = publish(&mut desk, context, &seen(&view, desk_now()), |note| note.put(&source))?;
+    source.origin = Origin::Record;
     told(&source, context)?;
     Ok(exit)
 }
@@ -324,10 +325,13 @@ fn remove(text: &str, identity: Option<&std::path::Path>, context: &Context) -> 
         let sources = store::load(&state_dir)?;
         let source = one(&sources, text)?;
         store::remove(&state_dir, &source.id())?;
-        print_line(&format!(
-            "This machine does not trust {} any more. The owner record, if it names it, still does: -i FILE.",
-            source.name()
-        ))?;
+        let still = "The owner record, if it names it, still does: -i FILE.";
+        done(
+            context,
+            source,
+            "trust_removed",
+            &format!("This machine does not trust {} any more. {still}", source.name()),
+        )?;
         return Ok(Exit::Done);
     }
     let mut desk = Desk::open(context, identity, Need::Identity)?;
@@ -335,8 +339,17 @@ fn remove(text: &str, identity: Option<&std::path::Path>, context: &Context) -> 
     let now = desk.now;
     let exit = publish(&mut desk, context, &[], |note| note.remove(&source.id(), now).map(|_| ()))?;
     store::remove(&desk.loaded.paths.state_dir, &source.id())?;
-    print_line(&format!("{} is not trusted any more.", source.name()))?;
+    done(context, &source, "trust_removed", &format!("{} is not trusted any more.", source.name()))?;
     Ok(exit)
+}
+
+/// The result of a change: a sentence, or a JSON line of this type.
+fn done(context: &Context, source: &TrustedSource, kind: &str, line: &str) -> Outcome<()> {
+    if !context.json {
+        return print_line(line);
+    }
+    let id = source.id().to_string();
+    print_json(&serde_json::json!({"message_type": kind, "name": source.name(), "source_id": id}))
 }
 
 fn forget(text: &str, reason: &str, identity: Option<&std::path::Path>, context: &Context) -> Outcome<Exit> {
@@ -361,6 +374,7 @@ fn forget(text: &str, reason: &str, identity: Option<&std::path::Path>, context:
             Ok(())
         })?;
     }
-    print_line(&format!("Forgot what was remembered of {}; the next listing is taken as it is.", source.name()))?;
+    let line = format!("Forgot what was remembered of {}; the next listing is taken as it is.", source.name());
+    done(context, &source, "trust_forgot", &line)?;
     Ok(exit)
 }

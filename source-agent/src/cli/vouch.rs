@@ -1,7 +1,7 @@
 //! `source-agent vouch`: signs that a snapshot was seen whole, and leaves that with the sink.
 
 use crate::cli::check::check_snapshot;
-use crate::cli::{Context, print_line};
+use crate::cli::{Context, print_json, print_line};
 use crate::owner::voucher;
 use crate::progress::{Progress, warn};
 use crate::report::{Exit, Failure, Outcome};
@@ -51,6 +51,16 @@ pub fn run(args: &VouchArgs, context: &Context) -> Outcome<Exit> {
     let signed = voucher::write(&head.chain(), head.sequence, snapshot.id(), desk.now, desk.identity()?)?;
     desk.sinks[snapshot.sink].put_voucher(&signed)?;
     let name = desk.trust.sources[snapshot.source].name();
+    if context.json {
+        print_json(&serde_json::json!({
+            "message_type": "vouched",
+            "snapshot_id": snapshot.id().to_string(),
+            "short_id": snapshot.id().short(),
+            "source": name,
+            "remote": desk.remotes[snapshot.sink].name,
+        }))?;
+        return Ok(Exit::Done);
+    }
     print_line(&format!(
         "Vouched for snapshot {} of {name} at {}.",
         snapshot.id().short(),

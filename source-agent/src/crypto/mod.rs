@@ -26,7 +26,7 @@ pub enum CryptoError {
     Commitment,
     #[error("wrong passphrase")]
     Passphrase,
-    #[error("not a {what}: {why}")]
+    #[error("this is no {what}: {why}")]
     File { what: &'static str, why: String },
     #[error(transparent)]
     Format(#[from] shared::codec::FormatError),

@@ -18,6 +18,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
+/// Paths that a dry run would delete and that are listed; the rest is counted.
+const TO_DELETE_MAX: usize = 1000;
+
 struct Finisher<'f, 'r> {
     reader: &'f mut Reader<'r>,
     start: &'f Start,
@@ -44,7 +47,7 @@ pub fn finish(
     finisher.files()?;
     finisher.links()?;
     if options.delete {
-        finisher.delete()?;
+        delete(finisher.plan, target, start, options, finisher.report)?;
     }
     finisher.directories()
 }
@@ -164,30 +167,6 @@ impl Finisher<'_, '_> {
         }
     }
 
-    /// Removes what the snapshot does not have, in directories whose names are all known.
-    fn delete(&mut self) -> Outcome<()> {
-        for id in 0..self.plan.dirs() {
-            crate::cli::check_interrupted()?;
-            if !self.plan.is_closed(id)? {
-                continue;
-            }
-            let base = [&self.start.base[..], b"/", &self.plan.path(id)?].concat();
-            let base = if base.ends_with(b"/") { base } else { [&base[..], b"/"].concat() };
-            let dir = self.target.dir(self.plan, id)?;
-            let (plan, select) = (&self.plan, &self.options.select);
-            let deleted = self.target.delete(dir.as_fd(), &mut |name, directory| {
-                let path = [&base[..], name].concat();
-                let asked = select.is_included(&path, directory) && !select.is_excluded(&path, directory);
-                Ok(asked && !plan.is_kept(id, name)?)
-            });
-            match deleted {
-                Ok(count) => self.report.deleted += count,
-                Err(failure) => self.report.lost.add(base, &failure),
-            }
-        }
-        Ok(())
-    }
-
     fn directories(&mut self) -> Outcome<()> {
         for id in (0..self.plan.dirs()).rev() {
             let Some(row) = self.plan.dir(id)? else { continue };
@@ -202,6 +181,35 @@ impl Finisher<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// Removes what the snapshot does not have, in directories whose names are all known; a dry run only counts it.
+pub fn delete(plan: &mut Plan, target: &Target, start: &Start, options: &Options, report: &mut Report) -> Outcome<()> {
+    for id in 0..plan.dirs() {
+        crate::cli::check_interrupted()?;
+        if !plan.is_closed(id)? {
+            continue;
+        }
+        let base = [&start.base[..], b"/", &plan.path(id)?].concat();
+        let base = if base.ends_with(b"/") { base } else { [&base[..], b"/"].concat() };
+        let dir = target.dir(plan, id)?;
+        let select = &options.select;
+        let to_delete = &mut report.to_delete;
+        let deleted = target.delete(dir.as_fd(), options.dry_run, &mut |name, directory| {
+            let path = [&base[..], name].concat();
+            let asked = select.is_included(&path, directory) && !select.is_excluded(&path, directory);
+            let unwanted = asked && !plan.is_kept(id, name)?;
+            if unwanted && options.dry_run && to_delete.len() < TO_DELETE_MAX {
+                to_delete.push(path);
+            }
+            Ok(unwanted)
+        });
+        match deleted {
+            Ok(count) => report.deleted += count,
+            Err(failure) => report.lost.add(base, &failure),
+        }
+    }
+    Ok(())
 }
 
 /// Is this range nothing but zeros? Holes are not read.

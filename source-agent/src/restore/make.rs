@@ -51,7 +51,7 @@ pub fn start(reader: &mut Reader<'_>, path: &[u8]) -> Outcome<Start> {
         }
         Found::Nothing => {
             let message = format!("the snapshot has no {}", printable(path, 4096));
-            Err(Failure::new("no-path", Exit::NotFound, message).help("look with: source-agent ls SNAPSHOT [PATH]"))
+            Err(Failure::new("no-path", Exit::NotFound, message).help("look with: source-agent ls SNAP:PATH"))
         }
     }
 }
@@ -74,7 +74,7 @@ struct Maker<'m, 'r> {
     extents_left: u64,
 }
 
-fn full_path(start: &Start, path: &[u8]) -> Vec<u8> {
+pub(super) fn full_path(start: &Start, path: &[u8]) -> Vec<u8> {
     [&start.base[..], path].concat()
 }
 
@@ -360,56 +360,8 @@ impl Maker<'_, '_> {
 }
 
 /// What must be equal for two names to be one file.
-fn link_content(entry: &Entry) -> Vec<u8> {
+pub(super) fn link_content(entry: &Entry) -> Vec<u8> {
     let mut content = entry.clone();
     content.name = Blob::new(b"-".to_vec()).unwrap_or_else(|_| entry.name.clone());
     blake3::hash(&shared::codec::encode(&content)).as_bytes().to_vec()
-}
-
-/// `--dry-run`: what would be restored.
-pub fn count(
-    reader: &mut Reader<'_>,
-    start: &Start,
-    options: &Options,
-    report: &mut Report,
-    seen: &mut dyn FnMut(&[u8]),
-) -> Outcome<()> {
-    let mut note = |entry: &Entry, path: &[u8], report: &mut Report| {
-        seen(path);
-        match entry.kind {
-            EntryKind::File => {
-                report.files += 1;
-                report.bytes = report.bytes.saturating_add(entry.size);
-            }
-            EntryKind::Directory => report.directories += 1,
-            _ => report.others += 1,
-        }
-    };
-    if let Some(entry) = &start.single {
-        note(entry, &full_path(start, &[b"/", &entry.name[..]].concat()), report);
-    }
-    let Some(top) = start.top else { return Ok(()) };
-    let mut walk = Walk::new(reader, top);
-    while let Some(step) = walk.next(reader)? {
-        match step {
-            Step::Entry(entry) => {
-                let path = full_path(start, &walk.path_of(&entry.name));
-                let directory = entry.kind == EntryKind::Directory;
-                if options.select.is_excluded(&path, directory) {
-                    continue;
-                }
-                if options.select.is_included(&path, directory) {
-                    note(&entry, &path, report);
-                }
-                if directory {
-                    walk.enter(&entry)?;
-                }
-            }
-            Step::Lost(failure) => {
-                report.lost.add([full_path(start, &walk.path()), b"/ (its content)".to_vec()].concat(), &failure)
-            }
-            Step::End => {}
-        }
-    }
-    Ok(())
 }

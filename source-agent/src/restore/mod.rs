@@ -6,6 +6,7 @@
 pub mod check;
 mod claims;
 pub mod data;
+pub mod dry;
 pub mod everywhere;
 pub mod expired;
 pub mod findings;
@@ -70,13 +71,18 @@ pub struct Options {
 impl Options {
     /// Combinations that would destroy more than anybody meant.
     pub fn check(&self) -> Outcome<()> {
-        let usage = |message: &str| Err(Failure::new("usage", Exit::Usage, message));
+        let usage = |message: &str, help: &str| Err(Failure::new("usage", Exit::Usage, message).help(help));
         if self.delete && self.overwrite == Overwrite::Refuse {
-            return usage("--delete needs --overwrite with something other than refuse");
+            let message = "--delete needs --overwrite with something other than refuse";
+            return usage(
+                message,
+                "--overwrite if-changed --delete makes the target what the snapshot is; -n shows what goes",
+            );
         }
         let root = std::fs::canonicalize(&self.target).is_ok_and(|path| path == std::path::Path::new("/"));
         if self.delete && root && !self.select.has_include() {
-            return usage("--delete with the target / needs an --include: without, it would delete everything else");
+            let message = "--delete with the target / needs an --include: without, it would delete everything else";
+            return usage(message, "name what is to be as in the snapshot: --include /etc/nginx");
         }
         Ok(())
     }
@@ -94,16 +100,15 @@ pub fn restore(
     reader.read_ahead = WALK_READ_AHEAD;
     let start = make::start(reader, path)?;
     let mut report = Report::default();
+    let set = Setter::new(options.owner, options.xattrs);
     if options.dry_run {
         let exists = std::fs::symlink_metadata(&options.target).is_ok();
         let target = if exists { Some(Target::open(&options.target, options.overwrite)?) } else { None };
-        drop(target);
-        make::count(reader, &start, options, &mut report, seen)?;
+        dry::count(reader, &start, target.as_ref(), &set, options, &mut report, seen)?;
         report.findings.append(std::mem::take(&mut reader.findings));
         return Ok(report);
     }
     let target = Target::open(&options.target, options.overwrite)?;
-    let set = Setter::new(options.owner, options.xattrs);
     let mut plan = Plan::new()?;
     make::make(reader, &start, &mut plan, &target, &set, options, &mut report, seen)?;
     progress.set_total(report.bytes);

@@ -94,8 +94,7 @@ fn connect(
 ) -> Outcome<(Vec<RemoteSink>, Vec<Remote>, usize)> {
     let chosen = loaded.remotes(context)?;
     if chosen.is_empty() {
-        return Err(Failure::new("no-remote", Exit::Usage, "the configuration names no remote")
-            .help("source-agent remote add NAME SINK-CARD"));
+        return Err(loaded.no_remote());
     }
     let (mut sinks, mut remotes, mut first) = (Vec::new(), Vec::new(), None);
     let mut unreached = 0;
@@ -305,11 +304,13 @@ impl Desk {
 
     /// Opens a snapshot for reading.
     pub fn reader(&mut self, snapshot: &Snapshot) -> Outcome<Reader<'_>> {
-        let Self { sinks, trust, identity, .. } = self;
+        let Self { sinks, trust, identity, remotes, .. } = self;
         let identity = identity.as_ref().ok_or_else(|| {
             Failure::new("identity-missing", Exit::Identity, "this needs the identity").help("name it with -i FILE")
         })?;
-        Reader::open(&mut *sinks[snapshot.sink], &trust.sources[snapshot.source], snapshot.head.clone(), identity)
+        let source = &trust.sources[snapshot.source];
+        Reader::open(&mut *sinks[snapshot.sink], source, snapshot.head.clone(), identity)
+            .map_err(|failure| resolve::gone(snapshot, source.name(), &remotes[snapshot.sink].name, failure))
     }
 
     /// Says which snapshot it is, and as of when it is known to be the newest.

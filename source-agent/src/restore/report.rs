@@ -61,6 +61,8 @@ pub struct Report {
     /// Files with the same content: metadata alone was set.
     pub unchanged: u64,
     pub deleted: u64,
+    /// What a dry run would delete, the first of it: paths in the snapshot's terms.
+    pub to_delete: Vec<Vec<u8>>,
     pub devices_skipped: u64,
     /// Directories whose content the source had not read.
     pub unread: u64,

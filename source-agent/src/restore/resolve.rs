@@ -115,6 +115,30 @@ pub fn is_latest(snapshot: &Snapshot) -> bool {
     snapshot.usable && !snapshot.head.is_checkpoint() && snapshot.content == Damage::Present
 }
 
+/// What it means that a sink does not give a snapshot of which it said itself that the content is not there.
+pub fn gone(snapshot: &Snapshot, source: &str, remote: &str, failure: Failure) -> Failure {
+    let id = snapshot.id().short();
+    let told = match snapshot.content {
+        _ if failure.exit != Exit::NotFound => return failure,
+        Damage::Present => return failure,
+        Damage::Expired => Failure::new(
+            "expired",
+            Exit::NotFound,
+            format!("snapshot {id} was expired by the sink's retention: its content is not given any more"),
+        )
+        .help(format!(
+            "while the grace lasts the sink's operator can bring it back: remote-sink undelete {source} {id}"
+        )),
+        Damage::Absent => Failure::new(
+            "content-gone",
+            Exit::NotFound,
+            format!("the content of snapshot {id} is gone from the sink, and no retention took it"),
+        )
+        .help(format!("ask the sink's operator: remote-sink verify {source}; and look at your other remotes")),
+    };
+    told.remote(remote)
+}
+
 /// By the source's signed time, since a hostile sink could state any time of receipt. Within a chain the sequence
 /// decides: a head counts as made no earlier than the heads before it, whatever the source's clock did. What a source
 /// that was taken over could do with its clock it can do with its content as well.

@@ -499,6 +499,37 @@ fn a_dry_run_writes_nothing_and_says_what_it_would() {
 }
 
 #[test]
+fn a_dry_run_counts_what_the_real_one_does() {
+    let mut vault = Vault::new();
+    let (mut entries, _) = sample(&mut vault);
+    let chunk = vault.chunk(b"twice");
+    let pair = Some(HardLink { file_system: 1, inode: 9 });
+    entries.extend(["one", "two"].map(|name| Entry { hard_link: pair, ..file_of(name, &[chunk]) }));
+    let head = vault.snapshot(entries);
+    let all = [Overwrite::Never, Overwrite::IfNewer, Overwrite::IfChanged, Overwrite::Always];
+    let choices: [(&[String], &[String]); 2] = [(&[], &[]), (&["/etc/sub/".into()], &["empty".into()])];
+    for (overwrite, (include, exclude)) in all.into_iter().flat_map(|when| choices.map(|choice| (when, choice))) {
+        for delete in [false, true] {
+            let (_dir, out) = target();
+            run(&mut vault, &head, "", &options(&out)).unwrap();
+            fs::write(out.join("etc/big"), b"other").unwrap();
+            fs::remove_file(out.join("etc/sub/small")).unwrap();
+            fs::create_dir_all(out.join("etc/sub/mine/own")).unwrap();
+            fs::remove_file(out.join("one")).unwrap();
+            fs::create_dir_all(out.join("one/own")).unwrap();
+            let select = || Select::new(include, exclude).unwrap();
+            let with = |dry_run| Options { overwrite, delete, dry_run, select: select(), ..options(&out) };
+            let counts = [true, false].map(|dry| {
+                let report = run(&mut vault, &head, "", &with(dry)).unwrap();
+                let Report { files, directories, others, links, bytes, kept, unchanged, deleted, .. } = report;
+                (files, directories, others, links, bytes, kept, unchanged, deleted, report.lost.count())
+            });
+            assert_eq!(counts[0], counts[1], "{overwrite:?} {include:?} {delete}");
+        }
+    }
+}
+
+#[test]
 fn another_identity_opens_nothing() {
     let mut vault = Vault::new();
     let file = vault.file("f", &[b"f"]);

@@ -31,8 +31,6 @@ const OPEN_FILES: usize = 128;
 const PARTIAL_MODE: u32 = 0o600;
 /// Directories that are kept open, where the limit of open files allows it.
 const OPEN_DIRS_MAX: u64 = 4096;
-/// Directories inside one another that `--delete` goes into.
-const DELETE_DEPTH_MAX: usize = 512;
 
 /// What to do with what is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -553,30 +551,6 @@ impl Target {
             Err(e) => done.and(Err(e.into())),
         }
     }
-
-    /// Removes entries of a directory that `unwanted` names. Says how many.
-    pub fn delete(&self, dir: BorrowedFd<'_>, unwanted: &mut dyn FnMut(&[u8], bool) -> Outcome<bool>) -> Outcome<u64> {
-        let here = rustix::fs::fstat(dir).map_err(|e| local("look at", b".", e))?;
-        let mut names = Vec::new();
-        for entry in Dir::read_from(dir).map_err(|e| local("read", b".", e))? {
-            let entry = entry.map_err(|e| local("read", b".", e))?;
-            let name = entry.file_name().to_bytes();
-            if is_name(name) {
-                names.push(name.to_vec());
-            }
-        }
-        let mut removed = 0;
-        for name in names {
-            let file = component(&name)?;
-            let Some(stat) = existing(dir, file).map_err(|e| local("look at", &name, e))? else { continue };
-            let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-            if unwanted(&name, directory)? {
-                remove_tree(dir, file, here.st_dev, 0).map_err(|e| local("delete", &name, e))?;
-                removed += 1;
-            }
-        }
-        Ok(removed)
-    }
 }
 
 /// Gives a temporary name its final one. Where nothing may be replaced, the kernel refuses.
@@ -615,31 +589,10 @@ fn is_empty(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(true)
 }
 
-/// Removes an entry and, for a directory, what is in it; never on another file system, never through a link.
-fn remove_tree(dir: BorrowedFd<'_>, name: &OsStr, device: u64, depth: usize) -> Result<(), io::Error> {
-    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        other => return other.map_err(Into::into),
-    }
-    let inner = open_beneath(dir, name, DIRECTORY, 0)?;
-    if rustix::fs::fstat(&inner)?.st_dev != device {
-        return Err(io::Error::other("it lies on another file system"));
-    }
-    if depth >= DELETE_DEPTH_MAX {
-        return Err(io::Error::other("directories too deep inside one another"));
-    }
-    let mut names = Vec::new();
-    for entry in Dir::read_from(&inner)? {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if is_name(&name) {
-            names.push(name);
-        }
-    }
-    for name in names {
-        remove_tree(inner.as_fd(), OsStr::from_bytes(&name), device, depth + 1)?;
-    }
-    rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR).map_err(Into::into)
-}
-
+mod delete;
 #[cfg(test)]
 mod tests;
+mod there;
+
+use delete::remove_tree;
+pub use there::There;

@@ -90,20 +90,45 @@ fn quoted(path: &std::path::Path) -> std::ffi::OsString {
 
 pub fn open(target: Target, timeout: Duration) -> Outcome<Pipe> {
     let command = target.command(timeout);
-    let classify = move |status: Option<u32>, stderr: &[u8]| classify(status, stderr, &target.names);
+    // Without keys of the configuration, those that ssh knows by itself decide.
+    let host = target.known_hosts.is_none().then_some(target.host);
+    let classify = move |status: Option<u32>, stderr: &[u8]| classify(status, stderr, &target.names, host.as_deref());
     child::spawn(command, timeout, Box::new(classify))
         .map_err(|failure| failure.help("install the OpenSSH client, or use url = \"ssh://…\" in place of ssh-host"))
 }
 
-/// ssh's own errors: exit code 255 and a text (in the program's one language).
-pub fn classify(status: Option<u32>, stderr: &[u8], names: &Names) -> Option<(&'static str, String, Option<String>)> {
+/// What to do about a host key that ssh itself refused, without a pinned one: message and help.
+fn unknown_key(text: &str, host: &str) -> (&'static str, String) {
+    if !text.contains("HAS CHANGED") {
+        let help = format!("log in once by hand, and compare the key with the operator's: ssh {host}");
+        return ("ssh knows no host key of it", help);
+    }
+    // ssh says it itself, with the file and the name that stand there.
+    let own = text.lines().map(str::trim).find(|line| line.starts_with("ssh-keygen "));
+    let remove =
+        own.map_or_else(|| format!("ssh-keygen -R {host}"), |line| shared::text::printable(line.as_bytes(), 300));
+    let help = format!("ask the operator for the new key; if it is that one: {remove}, then log in once: ssh {host}");
+    ("the host key is not the one that ssh knows", help)
+}
+
+/// ssh's own errors: exit code 255 and a text (in the program's one language). `host`: no key is pinned here, so that
+/// what ssh knows of this host decides.
+pub fn classify(
+    status: Option<u32>,
+    stderr: &[u8],
+    names: &Names,
+    host: Option<&str>,
+) -> Option<(&'static str, String, Option<String>)> {
     if status != Some(255) {
         return None;
     }
     let text = String::from_utf8_lossy(stderr);
-    let repin = names.repin();
+    let (key, repin) = match host {
+        Some(host) => unknown_key(&text, host),
+        None => ("the host key is not the pinned one", names.repin()),
+    };
     let known: [(&str, &'static str, &str, &str); 9] = [
-        ("Host key verification failed", "ssh-hostkey", "the host key is not the pinned one", &repin),
+        ("Host key verification failed", "ssh-hostkey", key, &repin),
         (
             "Permission denied",
             "ssh-login",

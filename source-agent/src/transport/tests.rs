@@ -333,7 +333,7 @@ fn a_child_that_stays_is_ended_with_its_pipe() {
 }
 
 fn ssh_errors(status: Option<u32>, stderr: &[u8]) -> Option<(&'static str, String, Option<String>)> {
-    openssh::classify(status, stderr, &names())
+    openssh::classify(status, stderr, &names(), None)
 }
 
 #[test]
@@ -354,6 +354,21 @@ fn errors_of_ssh_are_classified() {
     }
     let pipe = shell("echo 'sh: 1: remote-sink: not found' >&2; exit 127", Box::new(ssh_errors));
     assert_eq!(pipe.guard.explain("nothing came").code, "not-installed");
+}
+
+#[test]
+fn a_key_that_ssh_itself_knows_is_not_sent_to_repin() {
+    let help = |text: &str| openssh::classify(Some(255), text.as_bytes(), &names(), Some("sink.example")).unwrap();
+    let changed = "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\r\nHost key verification failed.\r\n";
+    let (code, message, told) = help(changed);
+    assert_eq!(code, "ssh-hostkey");
+    assert!(!message.contains("pinned"), "{message}");
+    assert!(told.unwrap().contains("ssh-keygen -R sink.example, then log in once: ssh sink.example"));
+    let own = "  ssh-keygen -f '/root/.ssh/known_hosts' -R '[h]:2222'";
+    let (_, _, told) = help(&format!("{own}\r\n{changed}"));
+    assert!(told.unwrap().contains("ssh-keygen -f '/root/.ssh/known_hosts' -R '[h]:2222'"));
+    let (_, message, told) = help("No ED25519 host key is known for h.\r\nHost key verification failed.\r\n");
+    assert!(message.contains("no host key") && told.unwrap().ends_with("ssh sink.example"));
 }
 
 #[test]

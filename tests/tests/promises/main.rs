@@ -27,3 +27,4 @@ mod tidy;
 mod two_accounts;
 mod unchanged;
 mod wire;
+mod words;

@@ -6,7 +6,7 @@ use crate::backup::outcome::{Listed, Met, shown};
 use crate::backup::{Env, RemoteReport, Report, SetPlan, SetReport};
 use crate::cli::Context;
 use crate::cli::output::{eprint_failure, print_json, print_line};
-use crate::progress::{count, elapsed, notice, size, warn_item};
+use crate::progress::{count, elapsed, notice, size, warn_item, warn_path};
 use crate::report::{Exit, Failure, Outcome};
 use serde_json::json;
 use std::time::Duration;
@@ -38,7 +38,9 @@ pub fn exit(report: &Report) -> Exit {
 }
 
 /// The same for hooks and notifications.
-pub fn ending(exit: Exit, report: Option<&Report>, failure: Option<&Failure>) -> Ending {
+///
+/// Its remotes are those that hold a new snapshot; where none does, those that failed, or else all of the run.
+pub fn ending(exit: Exit, report: Option<&Report>, failure: Option<&Failure>, all: Vec<String>) -> Ending {
     let sets = report.map_or(&[][..], |report| &report.sets);
     let snapshots = sets.iter().flat_map(|set| &set.snapshots).map(|(_, digest)| digest.short()).collect();
     let names = |report: &Report| {
@@ -59,15 +61,25 @@ pub fn ending(exit: Exit, report: Option<&Report>, failure: Option<&Failure>) ->
             sum(&|met| met.unreadable.count()),
         ),
     };
-    Ending { exit: exit as u8, snapshots, remotes: report.map_or_else(Vec::new, names), summary }
+    let failed = |report: &Report| {
+        let failed = report.remotes.iter().filter(|remote| remote.failure.is_some());
+        failed.map(|remote| remote.name.clone()).collect()
+    };
+    let holding: Vec<String> = report.map_or_else(Vec::new, names);
+    let quiet = report.is_some_and(|report| report.failure.is_none() && exit == Exit::Done);
+    let remotes = if !holding.is_empty() || quiet { holding } else { report.map_or_else(Vec::new, failed) };
+    let remotes = if remotes.is_empty() && !quiet { all } else { remotes };
+    Ending { exit: exit as u8, snapshots, remotes, summary }
 }
 
 /// Prints everything that a run brought.
 pub fn print(context: &Context, report: &Report, whole: Duration) -> Outcome<()> {
     for remote in &report.remotes {
         // The failure that ends the command is printed by it.
-        let told = report.failure.as_ref().is_some_and(|f| Some(&remote.name) == f.remote.as_ref());
-        if let (Some(failure), false) = (&remote.failure, told) {
+        let Some(failure) = &remote.failure else { continue };
+        let signal = matches!(failure.exit, Exit::Interrupted | Exit::Terminated);
+        let same = |ends: &Failure| Some(&remote.name) == ends.remote.as_ref() || signal && ends.code == failure.code;
+        if !report.failure.as_ref().is_some_and(same) {
             eprint_failure(failure, context);
         }
     }
@@ -168,7 +180,7 @@ fn notes(met: &Met, verbose: bool) -> String {
 /// Repeated at the end, where it is seen.
 fn list(context: &Context, what: &str, listed: &Listed) {
     for (path, why) in listed.sorted() {
-        warn_item(context, what, &shown(&path), &why);
+        warn_path(context, what, if path.is_empty() { b"/" } else { &path }, &why);
     }
     let hidden = listed.count() - listed.sorted().len() as u64;
     if hidden > 0 {
@@ -200,8 +212,9 @@ fn json_summary(report: &Report, set: &SetReport, whole: Duration) -> serde_json
             })
         })
         .collect();
-    let paths = |listed: &Listed| -> Vec<String> { listed.sorted().iter().map(|(path, _)| shown(path)).collect() };
-    json!({
+    let (unreadable, unreadable_bytes) = names(&met.unreadable);
+    let (mounts, mounts_bytes) = names(&met.mounts);
+    let mut value = json!({
         "message_type": "summary",
         "set": set.name,
         "files_new": met.files_new.get(),
@@ -221,14 +234,29 @@ fn json_summary(report: &Report, set: &SetReport, whole: Duration) -> serde_json
         "snapshot_id": set.snapshots.first().map(|(_, digest)| digest.to_string()),
         "incomplete": set.incomplete,
         "unchanged": set.unchanged,
-        "unreadable": paths(&met.unreadable),
+        "unreadable": unreadable,
         "changed_while_read": met.changed.count(),
         "vanished": met.vanished.count(),
         "sockets_skipped": met.sockets.get(),
         "excluded": met.excluded.get(),
-        "skipped_mount_points": paths(&met.mounts),
+        "skipped_mount_points": mounts,
         "remotes": remotes,
-    })
+    });
+    for (key, bytes) in [("unreadable_bytes", unreadable_bytes), ("skipped_mount_points_bytes", mounts_bytes)] {
+        if let Some(bytes) = bytes {
+            value[key] = bytes.into();
+        }
+    }
+    value
+}
+
+/// Paths for scripts; their bytes in hex as well, in the same order, where one of them is not UTF-8.
+fn names(listed: &Listed) -> (Vec<String>, Option<Vec<String>>) {
+    let listed = listed.sorted();
+    let paths = || listed.iter().map(|(path, _)| if path.is_empty() { &b"/"[..] } else { path });
+    let odd = paths().any(|path| std::str::from_utf8(path).is_err());
+    let bytes = odd.then(|| paths().map(shared::text::hex).collect());
+    (paths().map(|path| String::from_utf8_lossy(path).into_owned()).collect(), bytes)
 }
 
 /// `-n`: nothing is read or sent.
