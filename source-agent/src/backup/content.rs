@@ -152,6 +152,8 @@ impl<'a> Contents<'a> {
                         self.progress.add(bytes as u64);
                     }
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    // A run that is to end has its reason already.
+                    Err(_) if self.stop.is_set() => return Err(stopped().into()),
                     Err(e) => return Err(e.into()),
                 }
             }

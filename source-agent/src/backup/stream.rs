@@ -7,14 +7,18 @@ use super::outcome::Met;
 use super::read::{Reader, set_content};
 use super::tree::{Dir, Filled, Output, Own, fill, release};
 use super::users::Users;
+use crate::cli::interrupted;
 use crate::index::record::{self, StatKey};
 use crate::index::series::SeriesReader;
 use crate::index::uses::Uses;
 use crate::report::{Exit, Failure, Outcome};
 use crate::tree::{Entry, EntryKind};
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use shared::codec::{self, Blob};
-use std::io::Read;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -29,7 +33,29 @@ pub enum From {
 
 impl From {
     pub fn stdin() -> Self {
-        Self::Once(Once::new(std::io::stdin()))
+        Self::Once(Once::new(Waiting(rustix::stdio::stdin())))
+    }
+}
+
+/// How long an input that says nothing is waited for before signals are looked at, in nanoseconds.
+const WAIT_NANOSECONDS: i64 = 200_000_000;
+
+/// An input that may say nothing for as long as it likes, and still lets a signal end the run.
+struct Waiting<F>(F);
+
+impl<F: AsFd> Read for Waiting<F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if interrupted() {
+                return Err(io::Error::other("interrupted"));
+            }
+            let wait = Timespec { tv_sec: 0, tv_nsec: WAIT_NANOSECONDS };
+            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&wait)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                // Ready, at its end, or no descriptor that can be polled: reading tells.
+                _ => return Ok(rustix::io::read(&self.0, &mut *buffer)?),
+            }
+        }
     }
 }
 
@@ -141,7 +167,7 @@ fn run(argv: &[String], reader: &mut Reader) -> Outcome<(Content, u64, Uses)> {
     let Some((program, arguments)) = argv.split_first() else { return Err(failed("is empty".into())) };
     let child = Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
     let mut child = Running(child.map_err(|e| failed(format!("cannot be started: {e}")))?);
-    let mut output = child.0.stdout.take().ok_or_else(|| failed("has no output".into()))?;
+    let mut output = Waiting(child.0.stdout.take().ok_or_else(|| failed("has no output".into()))?);
     let read = reader.stream(&mut output as &mut dyn Read)?;
     let status = child.0.wait().map_err(|e| failed(format!("cannot be waited for: {e}")))?;
     if status.success() { Ok(read) } else { Err(failed(format!("failed: {status}"))) }

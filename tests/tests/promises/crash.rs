@@ -251,3 +251,19 @@ fn a_slow_line_does_not_hold_up_the_end() {
     assert_eq!(archives(&scene), before, "it sent the rest first");
     scene.judge(&Fault { call: "any", what: "signal", when: 143 }, true);
 }
+
+#[test]
+fn a_silent_command_does_not_hold_up_the_end() {
+    let usual = Usual::new();
+    usual.source.must_back_up(&usual.data);
+    let before = usual.reader.snapshot_ids();
+    for input in [&["--stdin-from-command", "all.sql", "--", "sleep", "1000"][..], &["--stdin", "all.sql"]] {
+        // Its standard input stays open.
+        let mut child = usual.source.run().arg("backup").args(input).start();
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert_eq!(tests::run::wait_for(&mut child, "backup").code(), Some(143), "{input:?}");
+    }
+    assert_eq!(usual.reader.snapshot_ids(), before);
+}
