@@ -1,7 +1,7 @@
 //! `source-agent check`: chains, receipts, bodies, pages and indexes without a key; every chunk with the identity.
 
 use crate::cli::{Context, print_json, print_line};
-use crate::progress::{self, Progress, warn, warn_item};
+use crate::progress::{self, Progress, warn, warn_path};
 use crate::report::{Exit, Failure, Outcome};
 use crate::restore::check::{self, Affected, Bad, Named, Share};
 use crate::restore::expired;
@@ -14,7 +14,6 @@ use crate::restore::resolve::{self, is_latest, sort_newest_first};
 use crate::restore::substitutes::Substitutes;
 use crate::restore::view::{Fresh, Snapshot, View};
 use shared::format::owner::BlockName;
-use shared::text::printable;
 use shared::wire::Damage;
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -131,7 +130,7 @@ fn chain(
     for one in affected {
         totals.affected += 1;
         if totals.affected <= LISTED_MAX {
-            warn_item(context, "check", &printable(&one.path, 8192), &one.why);
+            warn_path(context, "check", &one.path, &one.why);
         }
     }
     Ok(())

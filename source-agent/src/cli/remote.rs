@@ -47,9 +47,6 @@ Examples:
         /// Reach it with the system's ssh, by this Host of ~/.ssh/config
         #[arg(long, value_name = "HOST")]
         ssh_host: Option<String>,
-        /// The operator enrolled this source under another name than its own: this one
-        #[arg(long = "as", value_name = "NAME")]
-        enrolled_as: Option<String>,
     },
     /// List the remotes
     #[command(visible_alias = "ls")]
@@ -95,15 +92,13 @@ fn reason(text: &str) -> Result<String, String> {
 
 pub fn run(args: &RemoteArgs, context: &Context) -> Outcome<Exit> {
     match &args.command {
-        RemoteCommand::Add { name, card, path, ssh_host, enrolled_as } => {
+        RemoteCommand::Add { name, card, path, ssh_host } => {
             let way = match (path, ssh_host) {
                 (Some(path), _) => Way::Path(std::path::absolute(path).map_err(|e| Failure::io("find", path, &e))?),
                 (None, Some(host)) => Way::SshHost(host.clone()),
                 (None, None) => Way::Card,
             };
-            let card = parse_card(card)?;
-            check_name(&config::load(context)?, &card, enrolled_as.as_deref())?;
-            add_card(context, name, &card, &way)
+            add_card(context, name, &parse_card(card)?, &way)
         }
         RemoteCommand::List => list(context),
         RemoteCommand::Test { name } => test(name.as_deref(), context),
@@ -120,28 +115,24 @@ fn parse_card(text: &str) -> Outcome<SinkCard> {
     })
 }
 
-/// A card that was made for another source opens no door to this one.
-fn check_name(loaded: &Loaded, card: &SinkCard, enrolled_as: Option<&str>) -> Outcome<()> {
-    let own = keys::load_card(loaded)?.name().to_string();
-    let expected = enrolled_as.unwrap_or(&own);
-    if card.name.as_str() == expected {
-        return Ok(());
+/// What people may not have meant: a card of another name (which the operator may have given this source), and a sink
+/// that is a remote already (a run with both finds its own session in the way).
+fn doubts(loaded: &Loaded, card: &SinkCard) -> Outcome<Vec<String>> {
+    let (own, theirs) = (keys::load_card(loaded)?.name().to_string(), &card.name);
+    let mut doubts = Vec::new();
+    if theirs.as_str() != own {
+        doubts.push(format!(
+            "this card is for a source called {theirs}, and this machine is called {own}: unless its operator enrolled it under that name, ask for this machine's card"
+        ));
     }
-    let (theirs, expected) = (&card.name, printable(expected.as_bytes(), 64));
-    let message = format!("this card is for a source called {theirs}, and this machine is called {expected}");
-    Err(Failure::new("card-of-another", Exit::Usage, message).help(format!(
-        "ask the operator for this machine's card (remote-sink card {own}); if they enrolled it as {theirs}: --as {theirs}"
-    )))
-}
-
-/// Two remotes that are one sink would each be the other's "another session runs", in every run.
-fn check_sink(loaded: &Loaded, card: &SinkCard) -> Outcome<()> {
     let same = loaded.config.remotes.iter().find(|remote| remote.sink == Some(card.sink));
-    let Some(other) = same.filter(|_| loaded.config.reader.is_none()) else { return Ok(()) };
-    let other = &other.name;
-    Err(Failure::new("sink-known", Exit::Usage, format!("the remote '{other}' is this very sink")).help(format!(
-        "for another address: source-agent remote repin {other} SINK-CARD; for another name: source-agent remote remove {other}, then add it"
-    )))
+    if let Some(other) = same.filter(|_| loaded.config.reader.is_none()) {
+        let other = &other.name;
+        doubts.push(format!(
+            "the remote '{other}' is this very sink: a run with both finds its own session in the way; use one at a time (-r), or for another address: source-agent remote repin {other} SINK-CARD"
+        ));
+    }
+    Ok(doubts)
 }
 
 /// Adds a remote to the configuration, then tests it.
@@ -152,7 +143,7 @@ pub(super) fn add_card(context: &Context, name: &str, card: &SinkCard, way: &Way
         return Err(Failure::new("remote-exists", Exit::Usage, message)
             .help("choose another name, or take a new card for it: source-agent remote repin"));
     }
-    check_sink(&loaded, card)?;
+    doubts(&loaded, card)?.iter().for_each(|doubt| warn(context, doubt));
     let text = edit::add(&loaded, name, card, way)?;
     config::edit::save(&loaded, &text)?;
     notice(

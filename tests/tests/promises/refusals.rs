@@ -246,7 +246,7 @@ fn a_source_that_is_not_enrolled_is_told() {
     let known = Agent::source(place.path(), "web1", &owner);
     let enrolled = vault.enroll(&known.card, "push", &listen.address(), &[]);
     let stranger = Agent::source(place.path(), "web2", &owner);
-    stranger.run().args(["remote", "add", "offsite", &enrolled.card.to_string(), "--as", "web1"]).done();
+    stranger.run().args(["remote", "add", "offsite", &enrolled.card.to_string()]).done();
     tree::write(&place.join("data/x"), b"x");
     let done = stranger.backup(&place.join("data")).done();
     let done = done.code_in(&[1, 2, 10, 14]).helps();
