@@ -340,6 +340,31 @@ fn later_records_do_not_stand_before_what_is_sound() {
     assert!(!out.join("f").exists() && out.join("g").exists());
 }
 
+#[test]
+fn what_is_lost_beside_what_was_asked_for_is_no_finding() {
+    for what in ["region", "block"] {
+        let mut vault = Vault::new();
+        let mut dir = |name: &str| {
+            let file = vault.file("f", &[name.as_bytes()]);
+            vault.directory(name, vec![file])
+        };
+        let dirs = [dir("a"), dir("b"), dir("c")];
+        let head = vault.snapshot(dirs.to_vec());
+        let lost = dirs[0].node.unwrap().chunk;
+        match what {
+            "region" => drop(vault.store.regions.remove(&lost.archive.get())),
+            _ => vault.store.parts.get_mut(&(lost.archive.get(), lost.block)).unwrap()[9] ^= 1,
+        }
+        let (_dir, out) = target();
+        let some = Options { select: Select::new(&[], &["/a".into()]).unwrap(), ..options(&out) };
+        let report = run(&mut vault, &head, "", &some).unwrap();
+        assert_eq!(report.exit(), Exit::Done, "{what}: {:?}", report.findings.lines());
+        assert!(out.join("b/f").exists() && out.join("c/f").exists() && !out.join("a").exists());
+        let (_dir, out) = target();
+        assert_eq!(run(&mut vault, &head, "", &options(&out)).unwrap().exit(), Exit::Tampered, "{what}");
+    }
+}
+
 /// Chunks under ids that may be wrong.
 type NamedChunks = Vec<(ChunkId, Vec<u8>)>;
 

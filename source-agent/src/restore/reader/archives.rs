@@ -61,16 +61,28 @@ impl Reader<'_> {
     pub fn prefetch_nodes(&mut self, nodes: &[ChunkRef]) -> Outcome<()> {
         let absent = |reader: &Self, node: &ChunkRef| !reader.blocks.contains(&(node.archive.get(), node.block));
         let nodes: Vec<&ChunkRef> = nodes.iter().filter(|node| absent(self, node)).collect();
-        let archives: BTreeSet<u64> = nodes.iter().map(|node| node.archive.get()).take(PREFETCH_ARCHIVES).collect();
-        self.prefetch(archives)?;
+        let archives: BTreeSet<u64> = nodes.iter().map(|node| node.archive.get()).collect();
+        self.prefetch(archives.into_iter().take(PREFETCH_ARCHIVES))?;
         let mut wanted = Wanted::default();
         for node in nodes {
             if wanted.is_full(PREFETCH_NODE_BYTES) {
                 break;
             }
-            wanted.add(self, node)?;
+            // What was not opened in the row is not worth a question of its own here.
+            if self.archives.contains(&node.archive.get()) {
+                wanted.add(self, node)?;
+            }
         }
-        if wanted.blocks() > 1 { self.fetch(&wanted).map(drop) } else { Ok(()) }
+        if wanted.blocks() > 1 {
+            for (archive, number, block) in wanted.open(&mut *self.sink, &self.namer)? {
+                // Who reads the directory after all finds what is wrong with it.
+                if let Ok((block, _)) = block {
+                    let bytes = block.memory();
+                    self.blocks.put((archive.get(), number), block, bytes);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Why an archive could not be opened.
@@ -111,7 +123,9 @@ impl Reader<'_> {
             return Ok(Some(open));
         }
         let name = ArchiveName { source: self.head.source, lineage: self.head.lineage, number };
-        self.prefetch_all(&[(name, id)])?;
+        for (_, opened) in self.open_archives(&[(name, id)])? {
+            self.opened(number, &id, opened)?;
+        }
         Ok(self.archives.get(&number.get()))
     }
 
@@ -122,8 +136,12 @@ impl Reader<'_> {
             let known = self.archives.contains(&number) || self.failed_archives.contains_key(&number);
             let Some(number) = ArchiveNumber::new(number).ok().filter(|_| !known) else { continue };
             let Some(id) = self.expected_id(number)? else { continue };
-            if !self.kept.archives.contains(&id) {
-                wanted.push((ArchiveName { source: self.head.source, lineage: self.head.lineage, number }, id));
+            match self.kept.archives.get(&id) {
+                Some(open) => {
+                    let bytes = open.memory();
+                    self.archives.put(number.get(), open, bytes);
+                }
+                None => wanted.push((ArchiveName { source: self.head.source, lineage: self.head.lineage, number }, id)),
             }
             if wanted.len() == PREFETCH_ARCHIVES {
                 self.prefetch_all(&std::mem::take(&mut wanted))?;
@@ -135,7 +153,11 @@ impl Reader<'_> {
     fn prefetch_all(&mut self, wanted: &[(ArchiveName, ArchiveId)]) -> Outcome<()> {
         for (at, opened) in self.open_archives(wanted)? {
             let (name, id) = &wanted[at];
-            self.opened(name.number, id, opened)?;
+            match opened {
+                // It may not be needed after all: who needs it asks again, and is told.
+                Err(failure) if is_lost(&failure) || failure.exit == Exit::Identity => {}
+                opened => self.opened(name.number, id, opened)?,
+            }
         }
         Ok(())
     }
