@@ -1,18 +1,19 @@
 //! The process that reads the network. It touches no file and holds no key that signs: it parses, checks form,
-//! signatures, ownership and hashes, and hands on what is right (docs/protocol.md, section "Requests").
+//! signatures and ownership, and hands on what is right (docs/protocol.md, section "Requests"). Data of an archive is
+//! counted and handed on as it comes: the committer hashes it (docs/decisions/0020).
 
 use crate::confine::ConfineError;
 use crate::serve::ServeError;
 use crate::serve::channel::{self, ChannelError, Forward, Identity, Inlet, Setup, Watch, timed_out};
-use crate::serve::check::{self, PartsCheck, Pinned};
+use crate::serve::check::{self, Pinned};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use shared::limits::DATA_BYTES_MAX;
 use shared::wire::request::{parse_hello, tag};
 use shared::wire::{
-    AuditRequest, BANNER, Frame, FrameError, PushRequest, Query, ReadRequest, RefusalCode, Refused, Request,
-    RequestError, Role, read_frame,
+    AuditRequest, BANNER, Frame, FrameError, FrameHead, PushRequest, Query, ReadRequest, RefusalCode, Refused, Request,
+    RequestError, Role, read_frame_head, read_frame_rest,
 };
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -178,38 +179,47 @@ impl Watch for Pace {
 }
 
 /// The next frame; `None` at the end of input.
-fn next_frame(network: &mut Network, in_archive: bool) -> Result<Option<Frame>, Stop> {
+fn next_frame(network: &mut Network) -> Result<Option<Frame>, Stop> {
+    let head = next_head(network, false)?;
+    Ok(head.map(|head| read_frame_rest(network, head)).transpose()?)
+}
+
+/// The head of the next frame; `None` at the end of input.
+fn next_head(network: &mut Network, in_archive: bool) -> Result<Option<FrameHead>, Stop> {
     let half = in_archive || !network.buffer().is_empty();
     let pace = &mut network.get_mut().watch;
     if pace.half && !half {
         pace.half = false;
     }
-    Ok(read_frame(network)?)
+    Ok(read_frame_head(network)?)
 }
 
-/// Runs a forward; waiting for the committer is not the client's slowness.
-fn unhurried<T>(network: &mut Network, work: impl FnOnce() -> Result<T, FrameError>) -> Result<T, Stop> {
+/// Hands a frame on. Waiting for the committer is not the client's slowness.
+fn hand_on(network: &mut Network, forward: &mut Forward, tag: u8, payload: &[u8]) -> Result<(), Stop> {
     let before = Instant::now();
-    let done = work().map_err(|_| Stop::Gone)?;
-    if before.elapsed() > Duration::from_secs(1) {
+    forward.frame(tag, payload).map_err(|_| Stop::Gone)?;
+    not_hurried(network, before);
+    Ok(())
+}
+
+fn not_hurried(network: &mut Network, since: Instant) {
+    if since.elapsed() > Duration::from_secs(1) {
         network.get_mut().watch.restart();
     }
-    Ok(done)
 }
 
 fn converse(setup: &Setup, network: &mut Network, forward: &mut Forward) -> Result<(), Stop> {
-    let Some(frame) = next_frame(network, false)? else { return Ok(()) };
+    let Some(frame) = next_frame(network)? else { return Ok(()) };
     let hello = parse_hello(&frame)?;
-    unhurried(network, || forward.frame(frame.tag, &frame.payload))?;
+    hand_on(network, forward, frame.tag, &frame.payload)?;
     let end = Instant::now() + Duration::from_millis(setup.session_ms);
     let Some(identity) = &setup.identity else { return Ok(()) };
     match (setup.role, hello.lineage) {
         (Role::Push, Some(lineage)) if hello.source == Some(identity.source) => {
-            let mut push =
-                Push { pinned: Pinned { identity: identity.clone(), lineage }, archive: None, part: Vec::new() };
-            while let Some(frame) = next_frame(network, push.archive.is_some())? {
-                over_long(end, push.archive.is_some())?;
-                push.take(frame, network, forward)?;
+            let mut push = Push { pinned: Pinned { identity: identity.clone(), lineage }, data_left: 0 };
+            while let Some(head) = next_head(network, push.data_left > 0)? {
+                over_long(end, push.data_left > 0)?;
+                push.take(head, network, forward)?;
             }
             Ok(())
         }
@@ -239,10 +249,10 @@ fn queries(
     end: Instant,
     check: impl Fn(Frame) -> Result<(), Stop>,
 ) -> Result<(), Stop> {
-    while let Some(frame) = next_frame(network, false)? {
+    while let Some(frame) = next_frame(network)? {
         over_long(end, false)?;
         check(frame.clone())?;
-        unhurried(network, || forward.frame(frame.tag, &frame.payload))?;
+        hand_on(network, forward, frame.tag, &frame.payload)?;
     }
     Ok(())
 }
@@ -269,21 +279,22 @@ fn left_to_committer<T>(checked: Result<T, Refused>) -> Result<(), Refused> {
 /// A pushing client's requests.
 struct Push {
     pinned: Pinned,
-    archive: Option<PartsCheck>,
-    /// The part under way: it is handed on when its hash is right.
-    part: Vec<u8>,
+    /// Bytes of the announced archive that have not come; 0: none is under way.
+    data_left: u64,
 }
 
 impl Push {
-    fn take(&mut self, frame: Frame, network: &mut Network, forward: &mut Forward) -> Result<(), Stop> {
-        if self.archive.is_some() && frame.tag != tag::DATA {
+    fn take(&mut self, head: FrameHead, network: &mut Network, forward: &mut Forward) -> Result<(), Stop> {
+        if head.tag == tag::DATA {
+            return self.data(head.bytes, network, forward);
+        }
+        if self.data_left > 0 {
             return Err(check::malformed("archive", "another request within its data").into());
         }
-        let wire_tag = frame.tag;
+        let frame = read_frame_rest(network, head)?;
         let bytes = match PushRequest::parse(frame)? {
-            PushRequest::Data(bytes) => return self.data(&bytes, network, forward),
             PushRequest::PutArchive(bytes) => {
-                self.archive = Some(PartsCheck::new(&self.pinned.region(&bytes)?.index));
+                self.data_left = self.pinned.region(&bytes)?.index.parts_bytes();
                 bytes
             }
             PushRequest::PutEnvelope(bytes) => self.pinned.envelope(&bytes).map(|_| bytes)?,
@@ -296,29 +307,34 @@ impl Push {
                 check_query(&query, &self.pinned.identity)?;
                 query.frame().payload
             }
+            PushRequest::Data(_) => return Err(check::malformed("data", "no archive was announced").into()),
         };
-        unhurried(network, || forward.frame(wire_tag, &bytes))
+        hand_on(network, forward, head.tag, &bytes)
     }
 
-    fn data(&mut self, mut bytes: &[u8], network: &mut Network, forward: &mut Forward) -> Result<(), Stop> {
-        while !bytes.is_empty() {
-            let Some(check) = &mut self.archive else {
-                return Err(check::malformed("data", "no archive was announced").into());
-            };
-            let (piece, rest) = bytes.split_at(bytes.len().min(check.part_left()));
-            bytes = rest;
-            self.part.extend_from_slice(piece);
-            if check.feed(piece)? {
-                if check.is_done() {
-                    self.archive = None;
-                }
-                let part = std::mem::take(&mut self.part);
-                unhurried(network, || {
-                    part.chunks(DATA_BYTES_MAX).try_for_each(|piece| forward.frame(tag::DATA, piece))
-                })?;
-                self.part = part;
-                self.part.clear();
+    /// Hands data on in whatever pieces it comes, so that the committer has no half frame when the client stops.
+    fn data(&mut self, bytes: usize, network: &mut Network, forward: &mut Forward) -> Result<(), Stop> {
+        if bytes == 0 || bytes > DATA_BYTES_MAX {
+            let text = format!("{bytes} bytes where 1 to {DATA_BYTES_MAX} are allowed");
+            return Err(check::malformed("data", text).into());
+        }
+        let mut left = bytes;
+        while left > 0 {
+            let came = network.fill_buf().map_err(FrameError::from)?;
+            if came.is_empty() {
+                return Err(Stop::Gone);
             }
+            let wanted = left.min(usize::try_from(self.data_left).unwrap_or(left));
+            if wanted == 0 {
+                return Err(check::malformed("data", "no archive was announced").into());
+            }
+            let piece = &came[..came.len().min(wanted)];
+            let (bytes, before) = (piece.len(), Instant::now());
+            forward.frame(tag::DATA, piece).map_err(|_| Stop::Gone)?;
+            network.consume(bytes);
+            not_hurried(network, before);
+            left -= bytes;
+            self.data_left -= bytes as u64;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Frames (docs/protocol.md, section "Frames"): length (u32, little endian), tag, payload. The length counts tag and payload.
 
 use crate::limits::FRAME_BYTES_MAX;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 
 /// One message, not yet understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,8 +22,16 @@ pub enum FrameError {
     Io(#[from] io::Error),
 }
 
-/// Reads one frame; `None` at a clean end of input. Memory grows with what arrives, not with what is announced.
-pub fn read_frame(from: &mut impl Read) -> Result<Option<Frame>, FrameError> {
+/// What a frame begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameHead {
+    pub tag: u8,
+    /// Bytes of the payload that follows.
+    pub bytes: usize,
+}
+
+/// Reads a frame's head; `None` at a clean end of input.
+pub fn read_frame_head(from: &mut impl Read) -> Result<Option<FrameHead>, FrameError> {
     let mut head = [0; 5];
     let mut got = 0;
     while got < head.len() {
@@ -42,25 +50,55 @@ pub fn read_frame(from: &mut impl Read) -> Result<Option<Frame>, FrameError> {
     if length > FRAME_BYTES_MAX {
         return Err(FrameError::TooLarge(length));
     }
-    let mut payload = Vec::with_capacity((length - 1).min(256 << 10));
-    let read = from.take(length as u64 - 1).read_to_end(&mut payload)?;
-    if read != length - 1 {
-        return Err(FrameError::Cut);
-    }
-    Ok(Some(Frame { tag: head[4], payload }))
+    Ok(Some(FrameHead { tag: head[4], bytes: length - 1 }))
 }
 
-/// Writes one frame without flushing.
-pub fn write_frame(to: &mut impl Write, tag: u8, payload: &[u8]) -> Result<(), FrameError> {
-    let length = payload.len() + 1;
+/// Reads what follows a head. Memory grows with what arrives, not with what is announced.
+pub fn read_frame_rest(from: &mut impl Read, head: FrameHead) -> Result<Frame, FrameError> {
+    let mut payload = Vec::with_capacity(head.bytes.min(256 << 10));
+    let read = from.take(head.bytes as u64).read_to_end(&mut payload)?;
+    if read != head.bytes {
+        return Err(FrameError::Cut);
+    }
+    Ok(Frame { tag: head.tag, payload })
+}
+
+/// Reads one frame; `None` at a clean end of input.
+pub fn read_frame(from: &mut impl Read) -> Result<Option<Frame>, FrameError> {
+    read_frame_head(from)?.map(|head| read_frame_rest(from, head)).transpose()
+}
+
+/// What goes before a payload of so many bytes.
+fn frame_head(tag: u8, bytes: usize) -> Result<[u8; 5], FrameError> {
+    let length = bytes + 1;
     if length > FRAME_BYTES_MAX {
         return Err(FrameError::TooLarge(length));
     }
     let mut head = [0; 5];
     head[..4].copy_from_slice(&(length as u32).to_le_bytes());
     head[4] = tag;
+    Ok(head)
+}
+
+/// Writes one frame without flushing.
+pub fn write_frame(to: &mut impl Write, tag: u8, payload: &[u8]) -> Result<(), FrameError> {
+    let head = frame_head(tag, payload.len())?;
     to.write_all(&head)?;
     to.write_all(payload)?;
+    Ok(())
+}
+
+/// Writes one frame in a single call where the other side takes as much.
+pub fn write_frame_at_once(to: &mut impl Write, tag: u8, payload: &[u8]) -> Result<(), FrameError> {
+    let head = frame_head(tag, payload.len())?;
+    let written = loop {
+        match to.write_vectored(&[IoSlice::new(&head), IoSlice::new(payload)]) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            written => break written?,
+        }
+    };
+    to.write_all(head.get(written..).unwrap_or_default())?;
+    to.write_all(payload.get(written.saturating_sub(head.len())..).unwrap_or_default())?;
     Ok(())
 }
 
@@ -80,5 +118,34 @@ mod tests {
         }
         assert!(matches!(read_frame(&mut &[0, 0, 0, 0, 1][..]), Err(FrameError::Empty)));
         assert!(matches!(read_frame(&mut &[0xff, 0xff, 0xff, 0xff, 1][..]), Err(FrameError::TooLarge(_))));
+    }
+    /// Takes a few bytes at a time.
+    struct Slow(Vec<u8>, usize);
+
+    impl Write for Slow {
+        fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+            let bytes = from.len().min(self.1);
+            self.0.extend_from_slice(&from[..bytes]);
+            Ok(bytes)
+        }
+        fn write_vectored(&mut self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+            let bytes: Vec<u8> = from.iter().flat_map(|slice| slice.iter().copied()).take(self.1).collect();
+            self.0.extend_from_slice(&bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_frame_written_at_once_is_the_same_frame() {
+        let mut whole = Vec::new();
+        write_frame(&mut whole, 9, b"payload").unwrap();
+        for at_a_time in 1..=whole.len() + 1 {
+            let mut slow = Slow(Vec::new(), at_a_time);
+            write_frame_at_once(&mut slow, 9, b"payload").unwrap();
+            assert_eq!(slow.0, whole, "{at_a_time} at a time");
+        }
     }
 }

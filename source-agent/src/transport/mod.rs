@@ -4,6 +4,7 @@ mod child;
 mod ending;
 mod local;
 mod openssh;
+mod queue;
 mod ssh;
 mod ssh_session;
 mod stream;

@@ -1,13 +1,13 @@
-//! SSH of our own (russh): pinned host keys, errors that we can name. A thread of its own runs the connection; a Unix
-//! socket pair joins it to blocking callers, so that no more lies in between than the buffers of socket and window.
+//! SSH of our own (russh): pinned host keys, errors that we can name. A thread of its own runs the connection; two bounded
+//! queues join it to blocking callers, so that no more lies in between than they and the window hold.
 
 use crate::report::{Exit, Failure, Outcome};
 use crate::transport::ending::{Connection, Ending, Guard, Tail};
+use crate::transport::queue::queues;
 use crate::transport::ssh_session::{self, Offered};
-use crate::transport::{Names, Pin, Pipe, fingerprint, stream};
+use crate::transport::{Names, Pin, Pipe, fingerprint};
 use parking_lot::{Condvar, Mutex};
 use russh::keys::PrivateKey;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,12 +66,12 @@ pub fn open(target: &Target, key: PrivateKey, timeout: Duration) -> Outcome<Pipe
         let message = format!("no host key is pinned for {}", target.host);
         return Err(Failure::new("ssh-hostkey", Exit::Unreachable, message).help(target.names.repin()));
     }
-    let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+    let (reader, writer, incoming, outgoing) = queues(timeout);
     let shared = Arc::new(Shared::default());
     let (opened, result) = std::sync::mpsc::sync_channel(1);
     let thread = {
         let (target, shared) = (target.clone(), shared.clone());
-        move || ssh_session::run(&target, key, theirs, &shared, timeout, &opened)
+        move || ssh_session::run(&target, key, (incoming, outgoing), &shared, timeout, &opened)
     };
     std::thread::Builder::new().name("ssh".into()).spawn(thread).map_err(failed)?;
     let guard = Guard::new(Held(shared));
@@ -80,7 +80,6 @@ pub fn open(target: &Target, key: PrivateKey, timeout: Duration) -> Outcome<Pipe
         Ok(Err(trouble)) => return Err(explain(target, &trouble)),
         Err(_) => return Err(guard.explain("the connection's thread ended")),
     }
-    let (reader, writer) = stream(ours, timeout).map_err(failed)?;
     Ok(Pipe { reader: Box::new(reader), writer: Box::new(writer), guard })
 }
 

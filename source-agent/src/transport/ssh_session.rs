@@ -1,6 +1,7 @@
 //! The thread that runs one SSH connection.
 
 use crate::transport::COMMAND;
+use crate::transport::queue::{Incoming, Outgoing};
 use crate::transport::ssh::{Shared, Target, Trouble};
 use russh::client::{self, ChannelOpenHandle, DisconnectReason, Handle, Msg};
 use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
@@ -8,17 +9,12 @@ use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect, Preferred
 use shared::text::printable;
 use std::borrow::Cow;
 use std::io::ErrorKind;
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout as within;
 
-/// Bytes read from a caller at a time.
-const COPY_BYTES: usize = 64 << 10;
 /// What may be on its way to us is what a line of this speed carries in one round trip, within these bounds. No more than
 /// that: what the line does not carry yet lies in sshd, which copies all of it each time that some is added.
 const WINDOW_BYTES_PER_SECOND: f64 = 800e6;
@@ -41,7 +37,7 @@ pub(super) enum Offered {
 pub(super) fn run(
     target: &Target,
     key: PrivateKey,
-    caller: StdUnixStream,
+    caller: (Incoming, Outgoing),
     shared: &Arc<Shared>,
     timeout: Duration,
     opened: &SyncSender<Result<(), Trouble>>,
@@ -57,8 +53,8 @@ pub(super) fn run(
             connected = connect(target, key, shared, timeout) => connected,
             () = &mut stopped => return,
         };
-        match connected.and_then(|connected| Ok((connected, asynchronous(caller)?))) {
-            Ok((connected, caller)) => {
+        match connected {
+            Ok(connected) => {
                 // The opener waits for this.
                 let _ = opened.send(Ok(()));
                 pump(connected, caller, shared, stopped).await;
@@ -70,11 +66,6 @@ pub(super) fn run(
     runtime.shutdown_background();
     shared.state.lock().ended = true;
     shared.changed.notify_all();
-}
-
-fn asynchronous(caller: StdUnixStream) -> Result<UnixStream, Trouble> {
-    let converted = caller.set_nonblocking(true).and_then(|()| UnixStream::from_std(caller));
-    converted.map_err(|e| Trouble::Ssh(e.to_string()))
 }
 
 struct Connected {
@@ -204,17 +195,21 @@ fn words(error: &russh::Error) -> String {
 }
 
 /// Copies both ways until either side ends.
-async fn pump(connected: Connected, caller: UnixStream, shared: &Shared, stopped: impl Future<Output = ()>) {
+async fn pump(
+    connected: Connected,
+    (incoming, outgoing): (Incoming, Outgoing),
+    shared: &Shared,
+    stopped: impl Future<Output = ()>,
+) {
     let Connected { mut handle, reading, writing } = connected;
-    let (from_caller, to_caller) = caller.into_split();
-    let outgoing = send(from_caller, &writing);
-    let incoming = receive(reading, to_caller, shared);
-    tokio::pin!(outgoing, incoming, stopped);
+    let sent = send(outgoing, &writing);
+    let received = receive(reading, incoming, shared);
+    tokio::pin!(sent, received, stopped);
     let mut sending = true;
     loop {
         tokio::select! {
-            () = &mut outgoing, if sending => sending = false,
-            () = &mut incoming => break,
+            () = &mut sent, if sending => sending = false,
+            () = &mut received => break,
             () = &mut stopped => break,
         }
     }
@@ -223,27 +218,22 @@ async fn pump(connected: Connected, caller: UnixStream, shared: &Shared, stopped
     let _ = within(Duration::from_secs(1), &mut handle).await;
 }
 
-async fn send(mut from: OwnedReadHalf, writing: &ChannelWriteHalf<Msg>) {
-    loop {
-        let mut bytes = Vec::with_capacity(COPY_BYTES);
-        match from.read_buf(&mut bytes).await {
-            Ok(0) | Err(_) => {
-                // The end of our requests. A channel that is closed needs no end.
-                let _ = writing.eof().await;
-                return;
-            }
-            // A channel that is closed shows where it is read.
-            Ok(_) if writing.data_bytes(bytes).await.is_err() => return,
-            Ok(_) => {}
+async fn send(from: Outgoing, writing: &ChannelWriteHalf<Msg>) {
+    while let Some(bytes) = from.take().await {
+        // A channel that is closed shows where it is read.
+        if writing.data_bytes(bytes).await.is_err() {
+            return;
         }
     }
+    // The end of our requests. A channel that is closed needs no end.
+    let _ = writing.eof().await;
 }
 
-async fn receive(mut reading: ChannelReadHalf, mut to: OwnedWriteHalf, shared: &Shared) {
+async fn receive(mut reading: ChannelReadHalf, to: Incoming, shared: &Shared) {
     let mut open = true;
     while let Some(message) = reading.wait().await {
         match message {
-            ChannelMsg::Data { data } if open => open = to.write_all(&data).await.is_ok(),
+            ChannelMsg::Data { data } if open => open = to.put(data).await,
             ChannelMsg::ExtendedData { data, .. } => shared.state.lock().stderr.push(&data),
             ChannelMsg::ExitStatus { exit_status } => shared.state.lock().status = Some(exit_status),
             ChannelMsg::ExitSignal { signal_name, .. } => {
@@ -255,7 +245,7 @@ async fn receive(mut reading: ChannelReadHalf, mut to: OwnedWriteHalf, shared: &
                 return;
             }
             // No more output; the exit status follows.
-            ChannelMsg::Eof => drop(to.shutdown().await),
+            ChannelMsg::Eof => to.end(),
             ChannelMsg::Close => return,
             _ => {}
         }

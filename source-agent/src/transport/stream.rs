@@ -16,8 +16,11 @@ pub struct Activity {
 }
 
 impl Activity {
-    fn new(timeout: Duration) -> Self {
-        Self { start: Instant::now(), last_ms: AtomicU64::new(0), timeout }
+    /// One for both directions, and how often a call that waits must look at it.
+    pub(super) fn watched(timeout: Duration) -> (Arc<Self>, Duration) {
+        let timeout = timeout.max(Duration::from_millis(10));
+        let slice = (timeout / 4).clamp(Duration::from_millis(10), Duration::from_secs(5));
+        (Arc::new(Self { start: Instant::now(), last_ms: AtomicU64::new(0), timeout }), slice)
     }
     fn now_ms(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
@@ -45,11 +48,9 @@ pub struct StreamWriter {
 
 /// Splits a socket. Calls wake up often enough to see that nothing moves, and then fail with `TimedOut`.
 pub fn stream(socket: UnixStream, timeout: Duration) -> io::Result<(StreamReader, StreamWriter)> {
-    let timeout = timeout.max(Duration::from_millis(10));
-    let slice = (timeout / 4).clamp(Duration::from_millis(10), Duration::from_secs(5));
+    let (activity, slice) = Activity::watched(timeout);
     socket.set_read_timeout(Some(slice))?;
     socket.set_write_timeout(Some(slice))?;
-    let activity = Arc::new(Activity::new(timeout));
     let reading = socket.try_clone()?;
     Ok((StreamReader { socket: reading, activity: activity.clone() }, StreamWriter { socket, activity }))
 }
@@ -59,7 +60,8 @@ fn is_slice_over(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-fn patiently(activity: &Activity, mut step: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+/// Repeats a step that waits for a slice of time until it is done, or nothing moves any more.
+pub(super) fn patiently(activity: &Activity, mut step: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     // A wait begins now: silence while nobody waited is no fault of the sink.
     activity.moved();
     loop {
