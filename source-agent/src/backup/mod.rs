@@ -186,22 +186,22 @@ pub struct RemoteReport {
 /// run begins again, once; but not where standard input was read already.
 pub fn run(env: &mut Env, sets: &[SetPlan]) -> Outcome<Report> {
     crate::open_files::raise();
-    let report = run_once(env, sets)?;
-    if report.failure.as_ref().is_none_or(|failure| failure.code != index::DAMAGED) {
-        return Ok(report);
+    let first = run_once(env, sets);
+    let failure = first.as_ref().map_or_else(Some, |report| report.failure.as_ref());
+    if failure.is_none_or(|failure| failure.code != index::DAMAGED) {
+        return first;
     }
     (env.told)("the local index is damaged: it is put aside and made again");
     index::series::all(&env.cache_dir).iter().try_for_each(|path| index::put_aside(path))?;
     index::put_aside(env.index.path())?;
     env.index = Arc::new(Index::open(&env.cache_dir, &env.source, &env.lineage)?.0);
-    let left = &sets[report.sets.len()..];
+    let left = &sets[first.as_ref().map_or(0, |report| report.sets.len())..];
     if left.first().is_some_and(|set| set.input.is_spent()) {
         // Read again it would be empty. The next run finds a new index.
-        return Ok(report);
+        return first;
     }
     let mut second = run_once(env, left)?;
-    let first = report.sets;
-    second.sets.splice(0..0, first);
+    second.sets.splice(0..0, first.into_iter().flat_map(|report| report.sets));
     Ok(second)
 }
 

@@ -215,14 +215,28 @@ fn from_column<const N: usize>(bytes: Vec<u8>) -> Outcome<[u8; N]> {
     bytes.try_into().map_err(|_| Corrupt.into())
 }
 
+fn next_number(connection: &Connection) -> Outcome<u64> {
+    let sql = "SELECT coalesce(max(number) + 1, 0) FROM archives";
+    connection.query_row(sql, [], |row| row.get(0)).map_err(sqlite)
+}
+
 impl Index {
     /// Opens the index of this source in the cache directory, or begins one. True if it is new.
     pub fn open(cache_dir: &Path, source: &SourceId, lineage: &Lineage) -> Outcome<(Self, bool)> {
         let path = cache_dir.join("index.sqlite");
-        let (connection, renewed) = open_or_renew(&path, TABLES, &owner(source, lineage))?;
-        let index = Self { path, writer: Mutex::new(connection) };
-        let empty = index.next_number()? == 0;
-        Ok((index, renewed || empty))
+        let owner = owner(source, lineage);
+        let (mut connection, mut renewed) = open_or_renew(&path, TABLES, &owner)?;
+        let next = match next_number(&connection) {
+            // What `open_or_renew` looks at is only the first page.
+            Err(failure) if failure.code == DAMAGED => {
+                drop(connection);
+                put_aside(&path)?;
+                (connection, renewed) = open_or_renew(&path, TABLES, &owner)?;
+                next_number(&connection)?
+            }
+            next => next?,
+        };
+        Ok((Self { path, writer: Mutex::new(connection) }, renewed || next == 0))
     }
 
     pub fn path(&self) -> &Path {
@@ -250,8 +264,7 @@ impl Index {
 
     /// One more than the highest archive number known.
     pub fn next_number(&self) -> Outcome<u64> {
-        let sql = "SELECT coalesce(max(number) + 1, 0) FROM archives";
-        self.writer.lock().query_row(sql, [], |row| row.get(0)).map_err(sqlite)
+        next_number(&self.writer.lock())
     }
 
     /// The id of an archive.

@@ -99,6 +99,27 @@ fn another_source_or_damage_is_put_aside() {
     assert!(dir.path().join("index.damaged").exists());
 }
 
+#[test]
+fn damage_behind_the_first_page_is_put_aside_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (index, _) = Index::open(dir.path(), &SOURCE, &LINEAGE).unwrap();
+    let sink = index.sink(&VerifyKey::new([7; 32])).unwrap();
+    index.acknowledge(&sink, &facts(5, &table(1, 1)), true).unwrap();
+    drop(index);
+    let path = dir.path().join("index.sqlite");
+    let page: u64 = rusqlite::Connection::open(&path)
+        .unwrap()
+        .query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'archives'", [], |row| row.get(0))
+        .unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let page_bytes = usize::from(u16::from_be_bytes([bytes[16], bytes[17]]));
+    bytes[(page as usize - 1) * page_bytes..][..page_bytes].fill(0xff);
+    std::fs::write(&path, bytes).unwrap();
+    let (index, renewed) = Index::open(dir.path(), &SOURCE, &LINEAGE).unwrap();
+    assert!(renewed && index.next_number().unwrap() == 0);
+    assert!(dir.path().join("index.damaged").exists());
+}
+
 #[derive(Debug, Clone)]
 enum Change {
     Put(u8, Vec<(u8, u8)>),

@@ -99,7 +99,7 @@ pub fn read_data(reader: &mut Reader<'_>, named: &Named, share: Share, progress:
     let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, WORKERS_MAX);
     let bad = Mutex::new(Bad { opened: Some(HashSet::new()), ..Bad::default() });
     let findings = Mutex::new(Findings::default());
-    let broken = Mutex::new(Vec::new());
+    let broken = Mutex::new(AllBroken::default());
     let namer = reader.namer.clone();
     reader.also_name(named.archives.iter().map(|(number, (id, _))| (*number, *id)).collect());
     let rights = reader.substitutes()?.rights(|number, id, block| named.is_live(number, id, block));
@@ -125,7 +125,7 @@ pub fn read_data(reader: &mut Reader<'_>, named: &Named, share: Share, progress:
                                 }
                             }
                         }
-                        Err(failure) => broken.lock().push(Broken { open, block, failure }),
+                        Err(failure) => broken.lock().add(&open, block, failure),
                     }
                 }
             });
@@ -138,31 +138,53 @@ pub fn read_data(reader: &mut Reader<'_>, named: &Named, share: Share, progress:
     reader.findings.append(findings.into_inner());
     done?;
     let mut bad = bad.into_inner();
-    for Broken { open, block, failure } in broken.into_inner() {
-        let (number, id) = (open.archive.name.number, open.id());
+    let AllBroken { first: mut broken, more } = broken.into_inner();
+    if more > 0 {
+        let line = format!("{more} further blocks are damaged; which files they are part of was not looked up");
+        reader.findings.other(line);
+    }
+    broken.sort_unstable_by_key(|broken| (broken.number, broken.block));
+    for Broken { number, id, block, why } in broken {
         // What only stands for others lacks where these lack.
         if !named.is_live(number.get(), &id, block) {
             continue;
         }
-        let chunks = open.table.blocks.get(block as usize).map(|chunks| chunks.iter().map(|entry| entry.id).collect());
-        if !reader.is_healed(number, &id, block, chunks)? {
-            reader.findings.block(number, block, failure);
-            all_bad(&open, block, &mut bad);
+        let open = reader.archive(number)?;
+        let listed = open.as_ref().and_then(|open| open.table.blocks.get(block as usize));
+        let chunks: Option<Vec<ChunkId>> = listed.map(|chunks| chunks.iter().map(|entry| entry.id).collect());
+        if !reader.is_healed(number, &id, block, chunks.clone())? {
+            reader.findings.block(number, block, tampered("part", why));
+            chunks.into_iter().flatten().for_each(|id| bad.add(id));
         }
     }
     Ok(bad)
 }
 
-/// A block that cannot be had whole from its place.
-struct Broken {
-    open: Arc<OpenArchive>,
-    block: u32,
-    failure: Failure,
+/// Broken blocks that are looked into one by one, whatever a sink spoils.
+const BROKEN_MAX: usize = 200_000;
+
+/// Blocks that cannot be had whole from their places.
+#[derive(Default)]
+struct AllBroken {
+    first: Vec<Broken>,
+    more: u64,
 }
 
-fn all_bad(open: &OpenArchive, block: u32, bad: &mut Bad) {
-    for chunk in open.table.blocks.get(block as usize).iter().flat_map(|block| block.iter()) {
-        bad.add(chunk.id);
+struct Broken {
+    number: ArchiveNumber,
+    id: ArchiveId,
+    block: u32,
+    why: Box<str>,
+}
+
+impl AllBroken {
+    fn add(&mut self, open: &OpenArchive, block: u32, failure: Failure) {
+        if self.first.len() == BROKEN_MAX {
+            self.more += 1;
+            return;
+        }
+        let (number, why) = (open.archive.name.number, failure.message.into());
+        self.first.push(Broken { number, id: open.id(), block, why });
     }
 }
 
@@ -173,7 +195,7 @@ fn fetch_all(
     rights: &BTreeMap<u64, BTreeSet<u32>>,
     jobs: &crossbeam_channel::Sender<Job>,
     bad: &Mutex<Bad>,
-    broken: &Mutex<Vec<Broken>>,
+    broken: &Mutex<AllBroken>,
 ) -> Outcome<()> {
     let numbers: BTreeSet<u64> = named.archives.keys().chain(rights.keys()).copied().collect();
     for number in numbers {
@@ -212,7 +234,7 @@ fn fetch_all(
             let (still, why) = fetch(reader, &open, vec![block], jobs)?;
             if !still.is_empty() {
                 let failure = why.unwrap_or_else(|| tampered("part", "the sink did not send it"));
-                broken.lock().push(Broken { open: Arc::clone(&open), block, failure });
+                broken.lock().add(&open, block, failure);
             }
         }
     }

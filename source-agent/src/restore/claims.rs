@@ -49,19 +49,21 @@ struct Claim {
 }
 
 /// Compares what the chains of trusted lineages say of one another. A sink that is read must show the head that
-/// another sink's heads name there; exit 13 otherwise.
+/// another sink's heads name there; exit 13 otherwise. `shown`: the chains, and whether each sink lists the source.
 pub fn compare(
     sinks: &mut [Box<dyn Objects + '_>],
     source: &TrustedSource,
     order: &[Chain],
-    chains: &mut Chains,
+    shown: (&mut Chains, &[bool]),
     notes: &mut Vec<String>,
 ) -> Outcome<()> {
+    let (chains, listed) = shown;
     let mut elsewhere: HashMap<(Chain, u64), Digest> = HashMap::new();
     for chain in order.iter().filter(|chain| source.lineages.contains(&chain.lineage)) {
         for claim in newest_claims(chain, chains, sinks) {
             if let Some(sink) = sinks.iter().position(|sink| sink.sink() == claim.about.sink) {
-                must_be_shown(sinks, sink, source, &claim, chains, notes)?;
+                let is_listed = listed.get(sink).is_none_or(|listed| *listed);
+                must_be_shown((sinks, sink, is_listed), source, &claim, chains, notes)?;
                 continue;
             }
             let first = *elsewhere.entry((claim.about, claim.sequence)).or_insert(claim.digest);
@@ -95,8 +97,7 @@ fn newest_claims(chain: &Chain, chains: &Chains, sinks: &[Box<dyn Objects + '_>]
 }
 
 fn must_be_shown(
-    sinks: &mut [Box<dyn Objects + '_>],
-    sink: usize,
+    (sinks, sink, is_listed): (&mut [Box<dyn Objects + '_>], usize, bool),
     source: &TrustedSource,
     claim: &Claim,
     chains: &mut Chains,
@@ -106,16 +107,23 @@ fn must_be_shown(
     let remote = sinks[sink].remote().to_owned();
     if found(chains).is_none() {
         // A backup may have ended between the two readings: read the end again, once.
-        let heads = match load_chain(&mut *sinks[sink], source, &claim.about) {
+        match load_chain(&mut *sinks[sink], source, &claim.about) {
             // It gives nothing of this source to this connection, so nothing of it is used either.
-            Err(e) if e.exit == Exit::NotFound => {
+            Err(e)
+                if e.exit == Exit::NotFound
+                    && !is_listed
+                    && chains.keys().all(|chain| chain.sink != claim.about.sink) =>
+            {
                 notes.push(format!("{remote} has snapshots of {} and does not show them here", source.name()));
                 return Ok(());
             }
-            other => other?,
-        };
-        let frozen = chains.get(&claim.about).and_then(|shown| shown.frozen);
-        chains.insert(claim.about, Shown { sink, heads, frozen });
+            // It shows the source, but not this: that hides as much as a list that ends too early.
+            Err(e) if e.exit == Exit::NotFound => {}
+            heads => {
+                let frozen = chains.get(&claim.about).and_then(|shown| shown.frozen);
+                chains.insert(claim.about, Shown { sink, heads: heads?, frozen });
+            }
+        }
     }
     if found(chains) == Some(claim.digest) {
         return Ok(());

@@ -96,6 +96,28 @@ fn the_newest_claim_of_a_chain_counts_and_must_be_shown() {
     hidden(seen(vec![&mut one, &mut two], &mut trust), "all hidden");
 }
 
+#[test]
+fn a_sink_that_refuses_what_it_would_have_to_show_hides_it() {
+    let mut one = three_snapshots();
+    let mut two = sink("friend", 44, fixed_lineage());
+    push(&mut two, vec![newest(&one)]);
+    let mut trust = trust_of(&one);
+    one.store.heads.pop();
+    one.heads_answers = 1;
+    hidden(seen(vec![&mut one, &mut two], &mut trust), "the second reading refused");
+    one.heads_answers = 0;
+    hidden(seen(vec![&mut one, &mut two], &mut trust), "listed, and every reading refused");
+    // A reader that may not see the source there.
+    one.is_listed = false;
+    one.heads_answers = 0;
+    let view = seen(vec![&mut one, &mut two], &mut trust).unwrap();
+    assert!(view.notes.iter().any(|note| note.contains("does not show them here")), "{:?}", view.notes);
+    assert!(view.snapshots.iter().all(|snapshot| snapshot.sink == 1));
+    // Not listed, yet shown: that it may not see.
+    one.heads_answers = 1;
+    hidden(seen(vec![&mut one, &mut two], &mut trust), "shown, but not listed");
+}
+
 /// `one` lost its newest head, which `two` names; the source accepted that, and the head that went on names `known`.
 fn rolled_back(known: impl Fn(&Vault) -> Vec<RemoteHead>) -> (Vault, Vault) {
     let mut one = three_snapshots();

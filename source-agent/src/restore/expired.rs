@@ -20,14 +20,22 @@ pub fn doubtful(snapshots: &[Snapshot], now: i64) -> BTreeMap<usize, String> {
         }
     }
     for newest in newest_of_series(snapshots).into_values() {
-        // Between lineages only the operator knows which is newer: one of their newest is there.
-        if newest.values().all(|at| is_expired(&snapshots[*at])) {
-            for at in newest.into_values() {
+        // Between lineages the sink goes by the time when it received them: the last of them is there.
+        let (expired, there): (Vec<usize>, Vec<usize>) =
+            newest.into_values().partition(|at| is_expired(&snapshots[*at]));
+        let last = there.iter().map(|at| received(&snapshots[*at])).max();
+        for at in expired {
+            if last.is_none_or(|last| received(&snapshots[at]).saturating_sub(CLOCKS_APART) > last) {
                 found.entry(at).or_insert_with(|| "retention never takes the newest of a set".into());
             }
         }
     }
     found
+}
+
+/// When the sink received it; before everything else where it gave no receipt.
+fn received(snapshot: &Snapshot) -> i64 {
+    snapshot.receipt.as_ref().map_or(i64::MIN, |receipt| receipt.received)
 }
 
 fn is_expired(snapshot: &Snapshot) -> bool {
@@ -61,6 +69,14 @@ mod tests {
     const NOW: i64 = 2_000_000;
     const NONE: [usize; 0] = [];
 
+    /// What a reader sees of a vault.
+    fn seen(vault: Vault) -> Vec<Snapshot> {
+        let mut trust = crate::owner::Trust { sources: vec![vault.trusted()], heads: Vec::new() };
+        let state = tempfile::tempdir().unwrap();
+        let memory = Memory { state_dir: state.path(), now: NOW };
+        view::load(&mut [Box::new(vault)], &mut trust, &memory, &|_| true).unwrap().snapshots
+    }
+
     /// Four snapshots of one set and a checkpoint; those of `expired` are so, as the sink says.
     fn told(keep_until: Option<i64>, expired: &[usize]) -> Vec<usize> {
         let mut vault = Vault { keep_until, ..Vault::new() };
@@ -74,11 +90,27 @@ mod tests {
         for at in expired {
             vault.store.heads[*at].2 = Some(Damage::Expired);
         }
-        let mut trust = crate::owner::Trust { sources: vec![vault.trusted()], heads: Vec::new() };
-        let state = tempfile::tempdir().unwrap();
-        let memory = Memory { state_dir: state.path(), now: NOW };
-        let view = view::load(&mut [Box::new(vault)], &mut trust, &memory, &|_| true).unwrap();
-        doubtful(&view.snapshots, NOW).into_keys().collect()
+        doubtful(&seen(vault), NOW).into_keys().collect()
+    }
+
+    #[test]
+    fn the_newest_of_an_old_lineage_stands_for_no_later_one() {
+        let day = 24 * 3600;
+        let one_of = |lineage: u8, created: i64, expired: bool| {
+            let identity = crate::crypto::identity::Identity::from_seed(&[7; 32]);
+            let mut vault = Vault { created, ..Vault::with(identity, "web1", Lineage::new([lineage; 16])) };
+            let file = vault.file("f", &[b"x"]);
+            vault.snapshot(vec![file]);
+            vault.store.heads[0].2 = expired.then_some(Damage::Expired);
+            seen(vault)
+        };
+        let told = |old: Vec<Snapshot>, new: Vec<Snapshot>| -> Vec<usize> {
+            doubtful(&[old, new].concat(), NOW).into_keys().collect()
+        };
+        assert_eq!(told(one_of(2, 1000, false), one_of(3, 1000 + 2 * day, true)), [1]);
+        assert_eq!(told(one_of(2, 1000, false), one_of(3, 1000 + day / 2, true)), NONE, "clocks differ");
+        assert_eq!(told(one_of(2, 1000, true), one_of(3, 1000 + 2 * day, false)), NONE);
+        assert_eq!(told(one_of(2, 1000, true), one_of(3, 1000 + 2 * day, true)), [0, 1]);
     }
 
     #[test]

@@ -467,7 +467,7 @@ impl<'a> Reader<'a> {
         self.blocks.get(&place)
     }
 
-    /// Where a block is to be had that is not here: its archive, and the bytes of its content. `None` if it is here, has
+    /// Where a block is to be had that is not here: its archive, and its bytes, those of its content or sealed. `None` if it is here, has
     /// failed before, or cannot be had.
     pub fn absent(&mut self, (archive, block): (u64, u32)) -> Outcome<Option<(Arc<OpenArchive>, usize)>> {
         let place = (archive, block);
@@ -477,8 +477,10 @@ impl<'a> Reader<'a> {
         let Ok(number) = ArchiveNumber::new(archive) else { return Ok(None) };
         let Some(open) = self.archive(number)? else { return Ok(None) };
         let Some(entries) = open.table.blocks.get(block as usize) else { return Ok(None) };
-        let bytes = entries.iter().map(|entry| entry.bytes as usize).sum();
-        Ok(Some((open, bytes)))
+        let content: usize = entries.iter().map(|entry| entry.bytes as usize).sum();
+        // What is fetched may be more: padding is the source's to choose.
+        let sealed = open.archive.index.parts.get(block as usize).map_or(0, |part| part.bytes as usize);
+        Ok(Some((open, content.max(sealed))))
     }
 
     /// Fetches blocks of several archives in one row; they are checked and opened on worker threads, and so are the

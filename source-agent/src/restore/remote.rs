@@ -78,9 +78,26 @@ impl RemoteSink {
         self.client.as_mut().ok_or_else(|| Failure::new("internal", Exit::Failed, "no connection"))
     }
 
+    /// Makes the connection again where it was lost. That it cannot be made says nothing of what is to be asked.
+    fn connected(&mut self) -> Outcome<()> {
+        let mut attempt = 0;
+        while let Err(failure) = self.client().map(|_| ()) {
+            crate::cli::check_interrupted()?;
+            // A sink that is busy, or whose disk is away for the moment.
+            let may_pass = failure.exit == Exit::Busy || failure.code == "sink-failed";
+            self.pause_after(failure, may_pass, attempt)?;
+            attempt += 1;
+        }
+        Ok(())
+    }
+
     /// Waits before another try; `Err` with the failure when there were enough of them.
     fn again_after(&self, failure: Failure, attempt: u32) -> Outcome<()> {
-        let lost = failure.exit == Exit::Unreachable && failure.code != "version";
+        self.pause_after(failure, false, attempt)
+    }
+
+    fn pause_after(&self, failure: Failure, may_pass: bool, attempt: u32) -> Outcome<()> {
+        let lost = may_pass || (failure.exit == Exit::Unreachable && failure.code != "version");
         if !lost || attempt + 1 >= self.loaded.config.limits.retry.attempts.max(1) {
             return Err(failure);
         }
@@ -99,6 +116,7 @@ impl RemoteSink {
         let mut attempt = 0;
         loop {
             crate::cli::check_interrupted()?;
+            self.connected()?;
             let failure = match self.client().and_then(&ask) {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
@@ -125,6 +143,7 @@ impl RemoteSink {
         let (mut next, mut attempt) = (0, 0);
         while next < count {
             crate::cli::check_interrupted()?;
+            self.connected()?;
             let begun = next;
             let Err(failure) = self.row_once(&mut next, count, ask, take, each)? else { return Ok(()) };
             self.client = None;
@@ -134,10 +153,13 @@ impl RemoteSink {
                 lost if is_lost(&lost) => {
                     each(next, Err(lost))?;
                     next += 1;
+                    attempt = 0;
                 }
-                failure => self.again_after(failure, attempt)?,
+                failure => {
+                    self.again_after(failure, attempt)?;
+                    attempt += 1;
+                }
             }
-            attempt += 1;
         }
         Ok(())
     }
@@ -319,6 +341,9 @@ impl Objects for RemoteSink {
         let (mut from, mut attempt) = (0, 0);
         loop {
             crate::cli::check_interrupted()?;
+            self.connected()?;
+            let left = |rest: &[Vec<u32>]| rest.iter().map(Vec::len).sum::<usize>();
+            let before = left(&rest);
             match self.parts_once(&mut rest, wanted, from, each) {
                 PartsEnd::Done => return Ok(()),
                 PartsEnd::Stopped(failure) => {
@@ -327,17 +352,20 @@ impl Objects for RemoteSink {
                 }
                 PartsEnd::Failed(at, failure) => {
                     self.client = None;
-                    attempt = if at > from { 0 } else { attempt };
+                    attempt = if left(&rest) < before { 0 } else { attempt };
                     from = at;
                     match as_lost(failure) {
                         // A lie, or an object that the sink cannot read: this request is over, the next ones are not.
                         lost if is_lost(&lost) => {
                             each(at, Got::Ended(lost))?;
                             from = at + 1;
+                            attempt = 0;
                         }
-                        failure => self.again_after(failure, attempt)?,
+                        failure => {
+                            self.again_after(failure, attempt)?;
+                            attempt += 1;
+                        }
                     }
-                    attempt += 1;
                 }
             }
         }

@@ -68,6 +68,10 @@ pub struct Vault {
     /// What receipts promise.
     pub keep_until: Option<i64>,
     pub counts: Option<Counts>,
+    /// The source is listed.
+    pub is_listed: bool,
+    /// Heads are refused after so many answers.
+    pub heads_answers: usize,
 }
 
 pub fn fixed_lineage() -> Lineage {
@@ -112,6 +116,8 @@ impl Vault {
             created: 1_000_000,
             keep_until: None,
             counts: None,
+            is_listed: true,
+            heads_answers: usize::MAX,
         };
         vault.store.envelopes.insert(vault.session_id(), vault.envelope.as_bytes().to_vec());
         vault.store.lineages.push(lineage);
@@ -402,6 +408,9 @@ impl Objects for Vault {
         self.created + 100
     }
     fn sources(&mut self) -> Outcome<Vec<SourceItem>> {
+        if !self.is_listed {
+            return Ok(Vec::new());
+        }
         Ok(vec![SourceItem {
             name: self.card.name().clone(),
             source: self.source(),
@@ -410,6 +419,7 @@ impl Objects for Vault {
         }])
     }
     fn heads(&mut self, source: &SourceId, lineage: &Lineage, from: u64) -> Outcome<Vec<HeadItem>> {
+        self.heads_answers = self.heads_answers.checked_sub(1).ok_or_else(|| not_found("a source"))?;
         if !self.is_ours(source, lineage) {
             return Ok(Vec::new());
         }

@@ -165,7 +165,8 @@ fn load_source(
         }
     }
     let is_first = first_lineage(&mut trust.sources[source], &order, &chains, view);
-    claims::compare(sinks, &trust.sources[source], &order, &mut chains, &mut view.notes)?;
+    let lists: Vec<bool> = listed.iter().map(|items| items.iter().any(|item| item.source == id)).collect();
+    claims::compare(sinks, &trust.sources[source], &order, (&mut chains, &lists), &mut view.notes)?;
     let trusted = &trust.sources[source];
     if is_first {
         store::save(memory.state_dir, trusted)?;
