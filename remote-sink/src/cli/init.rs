@@ -43,6 +43,7 @@ idle-timeout = "5min"         # a silent session ends, and its lock with it
 # [alerts]
 # max-age = "36h"             # `status` fails beyond this
 # shrink = "50%"              # `prune` stops when a snapshot is smaller than this share of the median of the last 7
+# grow = "300%"               # the same for one that is larger; without it none is
 # [hooks]
 # on-alert = [["/usr/local/bin/page-me"]]    # ALERT, SOURCE and MESSAGE stand in its environment
 "#;

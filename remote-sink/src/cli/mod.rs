@@ -118,9 +118,15 @@ impl Context<'_> {
     }
     /// Something that the operator should know and that fails nothing.
     pub fn warn(&self, text: impl std::fmt::Display) {
-        if !self.global.json {
-            eprintln!("warning: {}", shared::text::printable(text.to_string().as_bytes(), 1000));
-        }
+        let text = shared::text::printable(text.to_string().as_bytes(), 1000);
+        let line = if self.global.json {
+            serde_json::json!({"message_type": "error", "error": {"message": text}, "during": "", "item": ""})
+                .to_string()
+        } else {
+            format!("warning: {text}")
+        };
+        // Standard error is gone: nobody to warn.
+        let _ = writeln!(io::stderr(), "{line}");
     }
     /// Something failed, and the command goes on with the rest; its exit code tells.
     pub fn failed(&self, failure: &Failure) -> u8 {

@@ -39,7 +39,7 @@ pub struct PruneArgs {
     /// Stop when a larger share of a source's snapshots would go [default: max-remove in vault.toml, else 50%]
     #[arg(long, value_name = "SHARE")]
     pub max_remove: Option<Share>,
-    /// Go on in spite of this alarm: clock, rollback, scrub, burst, flood, new, shrink, grow, recipients, share, busy
+    /// Go on in spite of this alarm: clock, rollback, scrub, burst, flood, new, shrink, grow, recipients, bulk, share, busy
     #[arg(long, value_name = "WHAT", requires = "reason")]
     pub accept: Vec<Brake>,
     /// What was found when the alarm was looked into; noted in the journal

@@ -33,7 +33,7 @@ const ARCHIVE_SECONDS: u64 = 30;
 
 #[derive(Debug, clap::Args)]
 pub struct BackupArgs {
-    /// Paths to back up instead of the configured sets
+    /// Paths to back up instead of the configured sets; a block device is read, a link is not followed
     #[arg(value_name = "PATH", conflicts_with_all = ["stdin", "stdin_from_command", "set"])]
     paths: Vec<PathBuf>,
     /// Only this configured set (repeatable)
@@ -42,7 +42,8 @@ pub struct BackupArgs {
     /// Only show what would be backed up; with -v also what is left out, and why
     #[arg(short = 'n', long)]
     dry_run: bool,
-    /// Leave out what matches this line of a .gitignore file, rooted at / (repeatable)
+    /// Leave out what matches this line of a .gitignore file, rooted at /; what lies below an excluded directory cannot
+    /// come back (repeatable)
     #[arg(short, long, value_name = "PATTERN")]
     exclude: Vec<String>,
     /// Read such lines from a file (repeatable)
@@ -51,13 +52,14 @@ pub struct BackupArgs {
     /// Leave out the content of directories that hold this name (repeatable)
     #[arg(long, value_name = "NAME")]
     exclude_if_present: Vec<String>,
-    /// Leave out the content of directories that are marked as caches (CACHEDIR.TAG)
+    /// Leave out the content of directories that are marked as caches (CACHEDIR.TAG); the default, unless
+    /// exclude-caches = false
     #[arg(long)]
     exclude_caches: bool,
     /// Leave out larger files, such as 20GiB
     #[arg(long, value_name = "SIZE")]
     exclude_larger_than: Option<Size>,
-    /// Do not enter other file systems
+    /// Do not enter other file systems; the default, unless one-file-system = false
     #[arg(short = 'x', long)]
     one_file_system: bool,
     /// Mark the snapshot (repeatable)

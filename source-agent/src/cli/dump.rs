@@ -27,7 +27,7 @@ pub enum Format {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  source-agent dump latest:/etc/hosts -i ~/backup.key\n  source-agent dump latest:/srv --format tar -i ~/backup.key | tar -t"
+    after_help = "latest is the newest snapshot of any set: choose the set with --path.\n\nExamples:\n  source-agent dump latest:/all.sql --path /all.sql -i ~/backup.key\n  source-agent dump latest:/srv --format tar -i ~/backup.key | tar -t"
 )]
 pub struct DumpArgs {
     /// A snapshot and a path in it

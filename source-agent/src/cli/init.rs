@@ -55,7 +55,7 @@ pub struct InitArgs {
     /// This machine restores and is not backed up
     #[arg(long)]
     pub reader: bool,
-    /// The identity that commands of this reader use without -i
+    /// The identity that commands of this reader use without -i; its .pub file beside it names the owner in the card
     #[arg(short, long, value_name = "FILE", requires = "reader")]
     pub identity: Option<PathBuf>,
     /// The name of this source; default: the host name

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  source-agent ls latest:/etc -l -i ~/backup.key\n  source-agent ls latest --recursive -i ~/backup.key"
+    after_help = "latest is the newest snapshot of any set: choose the set with --path.\n\nExamples:\n  source-agent ls latest:/etc -l -i ~/backup.key\n  source-agent ls latest --recursive -i ~/backup.key"
 )]
 pub struct LsArgs {
     /// A snapshot: an id's beginning, latest, latest~2, each also with :/path

@@ -20,12 +20,13 @@ const LISTED_MAX: usize = 1000;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+latest is the newest snapshot of any set: choose the set with --path.
 A whole snapshot keeps its absolute paths below the target; SNAP:/path puts what lies at that path into it.
 A file that cannot be had whole is not there afterwards: while it is written it is called .pawl-partial-...
 
 Examples:
   source-agent restore latest -t /mnt/out -i ~/backup.key
-  source-agent restore latest:/etc/nginx -t ./nginx -i ~/backup.key --verify
+  source-agent restore latest:/etc/nginx --path /etc -t ./nginx -i ~/backup.key --verify
   source-agent restore 4f1c09e2 -t / --include /home/ann --overwrite if-changed -i ~/backup.key")]
 pub struct RestoreArgs {
     /// A snapshot: an id's beginning, latest, latest~2, each also with :/path

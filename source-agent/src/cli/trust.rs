@@ -28,8 +28,8 @@ pub enum TrustCommand {
     /// Trust a source's card
     #[command(after_help = "\
 Compare the card's fingerprint words with those that `init` printed on the source before you trust it.
-With the identity the card goes into the owner record on every remote, so that the identity and a sink card are
-enough after a total loss; without, this machine alone trusts it.
+With the identity the card goes into the owner record on every remote: after a total loss the identity, and an
+operator who enrols the new machine, are enough; without, this machine alone trusts it.
 
 Example:
   source-agent trust add source-card:1,name=web1,... -i ~/backup.key")]

@@ -93,6 +93,7 @@ const PLACES: &str = "\
 const BACKUP: &str = "
 [backup]                            # for every set; a set may say otherwise
 exclude = []                        # gitignore lines rooted at /: \"/**/node_modules/\", \"*.tmp\", \"!keep.tmp\"
+                                    # what lies below an excluded directory cannot come back: exclude /srv/ex/*, not /srv/ex/
 # exclude-file = [\"excludes\"]       # files of such lines
 # exclude-if-present = [\".nobackup\"]
 exclude-caches = true               # directories marked with CACHEDIR.TAG
@@ -114,7 +115,7 @@ const SECOND_SET: &str = "# tags = [\"daily\"]
 # [[backup.set]]                    # the output of a command; no snapshot if it fails
 # name = \"postgres\"
 # command = [\"runuser\", \"-u\", \"postgres\", \"--\", \"pg_dumpall\"]   # program and arguments, no shell
-# stdin-name = \"all.sql\"
+# stdin-name = \"all.sql\"            # its path is /all.sql: dump latest:/all.sql --path /all.sql
 ";
 
 const REMOTES: &str = "
@@ -169,9 +170,10 @@ timeout = \"10min\"
 # type = \"ntfy\"
 # url = \"https://ntfy.sh\"
 # topic-file = \"ntfy-topic\"
-# states = [\"fail\"]                 # start | success | fail; all without it
+# states = [\"fail\"]                 # start | success | fail
 
 [metrics]
+# or status --prometheus, not both
 # textfile = \"/var/lib/prometheus/node-exporter/source-agent.prom\"
 
 [log]

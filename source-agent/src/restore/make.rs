@@ -51,7 +51,7 @@ pub fn start(reader: &mut Reader<'_>, path: &[u8]) -> Outcome<Start> {
         }
         Found::Nothing => {
             let message = format!("the snapshot has no {}", printable(path, 4096));
-            Err(Failure::new("no-path", Exit::NotFound, message).help("look with: source-agent ls SNAP:PATH"))
+            Err(Failure::new("no-path", Exit::NotFound, message).help("look into it: source-agent ls SNAP; latest is the newest snapshot of any set: choose the set with --path, as source-agent snapshots shows it"))
         }
     }
 }

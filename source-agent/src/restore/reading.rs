@@ -70,7 +70,7 @@ pub struct Filter {
     /// Only snapshots with this tag (repeatable)
     #[arg(long, value_name = "TAG")]
     pub tag: Vec<String>,
-    /// Only snapshots of this path (repeatable)
+    /// Only snapshots of the set with exactly this path; a stream NAME has the path /NAME (repeatable)
     #[arg(long, value_name = "PATH")]
     pub path: Vec<std::path::PathBuf>,
 }
