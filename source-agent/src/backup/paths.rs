@@ -58,6 +58,17 @@ pub fn look(set: &str, paths: &[PathBuf]) -> Outcome<()> {
         .help("are the paths written right, and is everything mounted? source-agent backup -n shows what is found"))
 }
 
+/// A line for each named path that is a symbolic link: its name is easily taken for what it leads to.
+pub fn links(paths: &[PathBuf]) -> impl Iterator<Item = String> {
+    paths.iter().filter_map(|path| {
+        path.read_link().ok()?;
+        let shown = super::outcome::shown(path.as_os_str().as_bytes());
+        let target = path.canonicalize().ok().map(|to| super::outcome::shown(to.as_os_str().as_bytes()));
+        let way_on = target.map(|to| format!("; to save what it leads to, name {to}")).unwrap_or_default();
+        Some(format!("{shown} is a symbolic link, and saved as such{way_on}"))
+    })
+}
+
 /// Opens what would be read: a directory or a file. Anything else only has to be there.
 fn opened(path: &Path) -> std::io::Result<()> {
     let kind = path.symlink_metadata()?.file_type();
@@ -114,6 +125,20 @@ mod tests {
         assert!(failure.message.contains("system") && failure.details[1].contains("b/c"), "{failure}");
         std::fs::write(&gone[0], "here").unwrap();
         assert!(look("system", &gone).is_ok());
+    }
+
+    #[test]
+    fn a_named_link_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(real.join("data")).unwrap();
+        std::os::unix::fs::symlink("data", real.join("link")).unwrap();
+        std::os::unix::fs::symlink("nowhere", real.join("dangling")).unwrap();
+        let told: Vec<String> = links(&["data", "link", "dangling", "none"].map(|name| real.join(name))).collect();
+        let real = real.display();
+        let link =
+            format!("{real}/link is a symbolic link, and saved as such; to save what it leads to, name {real}/data");
+        assert_eq!(told, [link, format!("{real}/dangling is a symbolic link, and saved as such")]);
     }
 
     #[test]

@@ -142,7 +142,10 @@ fn run_there(context: &Context, env: &mut Env, sets: Vec<SetPlan>, there: &mut V
     let mut missing = None;
     for set in sets {
         let looked = match &set.input {
-            Input::Paths(all) => paths::look(&set.name, all),
+            Input::Paths(all) => {
+                paths::links(all).for_each(|line| progress::warn(context, &line));
+                paths::look(&set.name, all)
+            }
             Input::Stream { .. } => Ok(()),
         };
         match looked {
