@@ -209,7 +209,6 @@ pub enum Place {
 pub struct Limits {
     /// Bytes per second, all remotes together.
     pub limit_upload: Option<Rate>,
-    pub limit_download: Option<Rate>,
     pub read_concurrency: Option<usize>,
     pub nice: Option<i32>,
     pub io_class: Option<IoClass>,

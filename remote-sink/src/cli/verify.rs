@@ -32,7 +32,7 @@ pub struct VerifyArgs {
     /// Only these sources [default: all]
     #[arg(value_name = "SOURCE")]
     pub sources: Vec<String>,
-    /// Skip data that was read and found good more recently
+    /// Skip data that was read and found good more recently [default: [verify] reverify-after in vault.toml, else none]
     #[arg(long, value_name = "AGE")]
     pub older_than: Option<Age>,
     /// Read only this share of the data, chosen by chance; heads and signatures are all checked
@@ -67,7 +67,10 @@ pub fn run(args: &VerifyArgs, context: &mut Context<'_>) -> Result<u8, Failure> 
         sources: if args.sources.is_empty() { Vec::new() } else { chosen.iter().map(|one| one.name.clone()).collect() },
         sample_percent: args.sample.map(|sample| sample.0),
         limit_read,
-        older_than: args.older_than.map(|age| i64::try_from(age.seconds()).unwrap_or(i64::MAX)),
+        older_than: args
+            .older_than
+            .or(vault.config.verify.reverify_after)
+            .map(|age| i64::try_from(age.seconds()).unwrap_or(i64::MAX)),
     };
     // Asking whether a file is open for writing takes a lease for a moment; whoever breaks it sends this signal.
     signal_hook::flag::register(signal_hook::consts::SIGIO, Arc::default())

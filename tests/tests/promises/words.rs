@@ -230,3 +230,24 @@ fn a_signal_is_told_once_and_a_hook_after_it_knows_the_remote() {
     assert_eq!(done.err().matches("error[terminated]").count(), 1, "{}", done.tell());
     assert_eq!(std::fs::read_to_string(said).unwrap(), "failure local\n");
 }
+
+#[test]
+fn what_was_verified_lately_is_passed_over_if_that_is_asked_for_or_configured() {
+    let usual = Usual::new();
+    tree::write(&usual.data.join("f"), &Chance::new(2).bytes(100_000));
+    usual.source.must_back_up(&usual.data);
+    let read = |more: &[&str]| {
+        let done = usual.vault.run().args(["verify", "web1", "--json"]).args(more.iter().copied()).ok();
+        let found = done.json().into_iter().find(|line| line["message_type"] == "verified").unwrap();
+        assert!(found["archives"].as_u64().unwrap() >= 2, "{found}");
+        found["archives_read"].as_u64().unwrap()
+    };
+    let all = read(&[]);
+    assert!(all >= 2);
+    assert_eq!(read(&["--older-than", "30d"]), 0);
+    assert_eq!(read(&[]), all, "nothing is passed over unasked");
+    usual.vault.configure("verify", "reverify-after = \"30d\"");
+    assert_eq!(read(&[]), 0);
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(read(&["--older-than", "1s"]), all, "the flag goes before");
+}
