@@ -66,6 +66,17 @@ fn is_format_control(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
+/// What a command line's parser says of a usage error, without the usage itself: the sentence, and what it is about.
+pub fn usage_error(text: &str) -> (String, Vec<&str>) {
+    let lines = text.lines().map(str::trim);
+    let about = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));
+    let mut about = about.filter(|line| !line.is_empty());
+    let first = about.next().unwrap_or_default().replace("error: ", "");
+    let rest: Vec<&str> = about.collect();
+    let message = if first.ends_with(':') { format!("{first} {}", rest.join(", ")) } else { first };
+    (message, rest)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -168,22 +168,14 @@ fn unparsed(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
     // A closed standard output or error: nobody reads it.
     if error.use_stderr() && json {
-        let _ = usage_failure(&error.render().to_string()).print(&mut io::stderr(), true);
+        let text = error.render().to_string();
+        let (message, _) = shared::text::usage_error(&text);
+        let failure = Failure::new("usage", message).help("remote-sink --help").exit(exit::USAGE);
+        let _ = failure.print(&mut io::stderr(), true);
     } else {
         let _ = error.print();
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE))
-}
-
-/// A usage error from its text: the sentence and what it is about.
-fn usage_failure(text: &str) -> Failure {
-    let lines = text.lines().map(str::trim);
-    let about = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));
-    let mut about = about.filter(|line| !line.is_empty());
-    let first = about.next().unwrap_or_default().replace("error: ", "");
-    let rest: Vec<&str> = about.collect();
-    let message = if first.ends_with(':') { format!("{first} {}", rest.join(", ")) } else { first };
-    Failure::new("usage", message).help("remote-sink --help").exit(exit::USAGE)
 }
 
 /// Runs one command.

@@ -10,7 +10,7 @@ use rustix::net::{
 };
 use shared::codec::{self, List};
 use shared::id::{SourceId, VerifyKey};
-use shared::wire::{Frame, FrameError, Refused, Role, read_frame, write_frame, write_frame_at_once};
+use shared::wire::{Frame, FrameError, Refused, Role, read_frame, write_frame};
 use std::io::{self, BufReader, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -242,7 +242,7 @@ impl Forward {
     }
     pub fn frame(&mut self, tag: u8, payload: &[u8]) -> Result<(), FrameError> {
         self.progress = Instant::now();
-        write_frame_at_once(&mut self.to, tag, payload)
+        write_frame(&mut self.to, tag, payload)
     }
     pub fn fail(&mut self, refused: &Refused) -> Result<(), FrameError> {
         self.frame(FAIL, &codec::encode(refused))

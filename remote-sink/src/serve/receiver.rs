@@ -320,13 +320,13 @@ impl Push {
         }
         let mut left = bytes;
         while left > 0 {
-            let came = network.fill_buf().map_err(FrameError::from)?;
-            if came.is_empty() {
-                return Err(Stop::Gone);
-            }
             let wanted = left.min(usize::try_from(self.data_left).unwrap_or(left));
             if wanted == 0 {
                 return Err(check::malformed("data", "no archive was announced").into());
+            }
+            let came = network.fill_buf().map_err(FrameError::from)?;
+            if came.is_empty() {
+                return Err(Stop::Gone);
             }
             let piece = &came[..came.len().min(wanted)];
             let (bytes, before) = (piece.len(), Instant::now());

@@ -68,29 +68,15 @@ pub fn read_frame(from: &mut impl Read) -> Result<Option<Frame>, FrameError> {
     read_frame_head(from)?.map(|head| read_frame_rest(from, head)).transpose()
 }
 
-/// What goes before a payload of so many bytes.
-fn frame_head(tag: u8, bytes: usize) -> Result<[u8; 5], FrameError> {
-    let length = bytes + 1;
+/// Writes one frame without flushing, in a single call where the other side takes as much.
+pub fn write_frame(to: &mut impl Write, tag: u8, payload: &[u8]) -> Result<(), FrameError> {
+    let length = payload.len() + 1;
     if length > FRAME_BYTES_MAX {
         return Err(FrameError::TooLarge(length));
     }
     let mut head = [0; 5];
     head[..4].copy_from_slice(&(length as u32).to_le_bytes());
     head[4] = tag;
-    Ok(head)
-}
-
-/// Writes one frame without flushing.
-pub fn write_frame(to: &mut impl Write, tag: u8, payload: &[u8]) -> Result<(), FrameError> {
-    let head = frame_head(tag, payload.len())?;
-    to.write_all(&head)?;
-    to.write_all(payload)?;
-    Ok(())
-}
-
-/// Writes one frame in a single call where the other side takes as much.
-pub fn write_frame_at_once(to: &mut impl Write, tag: u8, payload: &[u8]) -> Result<(), FrameError> {
-    let head = frame_head(tag, payload.len())?;
     let written = loop {
         match to.write_vectored(&[IoSlice::new(&head), IoSlice::new(payload)]) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -119,6 +105,7 @@ mod tests {
         assert!(matches!(read_frame(&mut &[0, 0, 0, 0, 1][..]), Err(FrameError::Empty)));
         assert!(matches!(read_frame(&mut &[0xff, 0xff, 0xff, 0xff, 1][..]), Err(FrameError::TooLarge(_))));
     }
+
     /// Takes a few bytes at a time.
     struct Slow(Vec<u8>, usize);
 
@@ -139,12 +126,11 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_written_at_once_is_the_same_frame() {
-        let mut whole = Vec::new();
-        write_frame(&mut whole, 9, b"payload").unwrap();
+    fn a_frame_is_written_whole_however_little_is_taken_at_a_time() {
+        let whole = [&[8, 0, 0, 0, 9][..], b"payload"].concat();
         for at_a_time in 1..=whole.len() + 1 {
             let mut slow = Slow(Vec::new(), at_a_time);
-            write_frame_at_once(&mut slow, 9, b"payload").unwrap();
+            write_frame(&mut slow, 9, b"payload").unwrap();
             assert_eq!(slow.0, whole, "{at_a_time} at a time");
         }
     }

@@ -6,9 +6,7 @@ pub mod hello;
 pub mod reply;
 pub mod request;
 
-pub use frame::{
-    Frame, FrameError, FrameHead, read_frame, read_frame_head, read_frame_rest, write_frame, write_frame_at_once,
-};
+pub use frame::{Frame, FrameError, FrameHead, read_frame, read_frame_head, read_frame_rest, write_frame};
 pub use hello::{Hello, Role, Welcome};
 pub use reply::{Damage, HeadItem, HeadList, Missing, RefusalCode, Refused, Reply, SourceItem, SourceList, Stored};
 pub use request::{AuditRequest, PushRequest, Query, ReadRequest, Request, RequestError};

@@ -226,12 +226,7 @@ fn unparsed(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
 
 /// A usage error from its text: the sentence, then what it is about, one a line.
 fn usage_failure(text: &str) -> Failure {
-    let lines = text.lines().map(str::trim);
-    let about = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));
-    let mut about = about.filter(|line| !line.is_empty());
-    let first = about.next().unwrap_or_default().replace("error: ", "");
-    let rest: Vec<&str> = about.collect();
-    let message = if first.ends_with(':') { format!("{first} {}", rest.join(", ")) } else { first };
+    let (message, rest) = shared::text::usage_error(text);
     let failure = Failure::new("usage", Exit::Usage, message).help("source-agent --help");
     rest.into_iter().fold(failure, Failure::detail)
 }

@@ -92,10 +92,7 @@ mod tests {
             let mut rotten = packed.clone();
             rotten[bit / 8] ^= 1 << (bit % 8);
             // A bit of the frame's head may mean nothing.
-            assert!(
-                opener.open(&rotten).is_ok_and(|opened| opened == row) || opener.open(&rotten).is_err(),
-                "bit {bit}"
-            );
+            assert!(opener.open(&rotten).map_or(true, |opened| opened == row), "bit {bit}");
         }
     }
 

@@ -107,13 +107,10 @@ fn must_be_shown(
     let remote = sinks[sink].remote().to_owned();
     if found(chains).is_none() {
         // A backup may have ended between the two readings: read the end again, once.
+        let shows_nothing = !is_listed && chains.keys().all(|chain| chain.sink != claim.about.sink);
         match load_chain(&mut *sinks[sink], source, &claim.about) {
             // It gives nothing of this source to this connection, so nothing of it is used either.
-            Err(e)
-                if e.exit == Exit::NotFound
-                    && !is_listed
-                    && chains.keys().all(|chain| chain.sink != claim.about.sink) =>
-            {
+            Err(e) if e.exit == Exit::NotFound && shows_nothing => {
                 notes.push(format!("{remote} has snapshots of {} and does not show them here", source.name()));
                 return Ok(());
             }

@@ -467,7 +467,7 @@ impl<'a> Reader<'a> {
         self.blocks.get(&place)
     }
 
-    /// Where a block is to be had that is not here: its archive, and its bytes, those of its content or sealed. `None` if it is here, has
+    /// Where a block is to be had that is not here: its archive, and the bytes that it takes, opened or sealed. `None` if it is here, has
     /// failed before, or cannot be had.
     pub fn absent(&mut self, (archive, block): (u64, u32)) -> Outcome<Option<(Arc<OpenArchive>, usize)>> {
         let place = (archive, block);

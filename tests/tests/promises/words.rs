@@ -251,3 +251,20 @@ fn what_was_verified_lately_is_passed_over_if_that_is_asked_for_or_configured() 
     std::thread::sleep(std::time::Duration::from_millis(1100));
     assert_eq!(read(&["--older-than", "1s"]), all, "the flag goes before");
 }
+
+#[test]
+fn nothing_comes_back_from_below_an_excluded_directory() {
+    let usual = Usual::new();
+    for name in ["ex/keep", "ex/other", "in/keep", "in/other"] {
+        std::fs::create_dir_all(usual.data.join(name).parent().unwrap()).unwrap();
+        tree::write(&usual.data.join(name), b"x");
+    }
+    let data = usual.data.display();
+    let lines = [format!("{data}/ex/"), format!("!{data}/ex/keep"), format!("{data}/in/*"), format!("!{data}/in/keep")];
+    let excludes = lines.iter().flat_map(|line| ["--exclude", line]);
+    usual.source.backup(&usual.data).args(excludes).ok();
+    let out = usual.place.join("out");
+    usual.reader.restore_path("latest", &usual.data, &out).ok();
+    let kept = ["ex/keep", "ex/other", "in/keep", "in/other"].map(|name| out.join(name).exists());
+    assert_eq!(kept, [false, false, true, false]);
+}
