@@ -1,10 +1,11 @@
 //! Walking only: what a run would read, before it does or while it does.
 
+use super::flights::{Everywhere, Flights};
 use super::numbers::Numbers;
 use super::outcome::Met;
 use super::stop::Stop;
 use super::store::{LoadedOnce, Shared, Store};
-use super::{Env, Everywhere, Flights, Input, SetPlan, lay, set, tree, users, walk};
+use super::{Env, Input, SetPlan, lay, set, tree, users, walk};
 use crate::backup::budget::Budget;
 use crate::index::series::{SeriesIndex, SeriesReader};
 use crate::index::uses::Spot;

@@ -1,6 +1,6 @@
 //! Backing up: walk → read → chunk → identify → lay → compress → seal → assemble → push → commit → remember.
 //!
-//! One direction, bounded by one budget of bytes. This file joins remotes and sets; `set` joins the stages of one set.
+//! One direction, bounded by one budget of bytes. `course` joins remotes and sets; `set` joins the stages of one set.
 //! Nothing below names `crypto::open` or `crypto::identity`: a source cannot read what it has sent.
 
 mod assemble;
@@ -10,6 +10,7 @@ pub mod chunk;
 pub mod compress;
 mod connect;
 mod content;
+mod course;
 mod estimate;
 pub mod exclude;
 mod flights;
@@ -45,34 +46,21 @@ pub use limit::Limit;
 pub use set::SetReport;
 pub use walk::OnExclude;
 
-use crate::config::{Compression, Retry, SetOptions};
+use crate::config::{Retry, SetOptions};
 use crate::crypto::recipient::Recipient;
 use crate::crypto::secret::SourceSecret;
-use crate::crypto::wrap::new_session;
 use crate::index::{self, Index};
 use crate::progress::Progress;
-use crate::report::{Exit, Failure, Outcome};
-use assemble::Sealer;
-use budget::Budget;
-use chunk::Cutter;
-use connect::{Connected, Me, connect};
-use crossbeam_channel::unbounded;
-use flights::{Everywhere, Flights};
-use heal::{Healing, Patient};
-use numbers::Numbers;
-use parking_lot::Mutex;
-use push::{Dial, Ended, Pusher, Remote, Session};
-use set::Run;
+use crate::report::{Failure, Outcome};
+use heal::Healing;
+use push::Dial;
 use shared::format::snapshot::RemoteHead;
 use shared::id::{Lineage, SourceId, VerifyKey};
 use shared::signature::SigningKey;
 use shared::sys::Clock;
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
-use stop::Stop;
 
 /// Time and bytes after which a long run is protected by a checkpoint.
 pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(6 * 3600);
@@ -186,7 +174,7 @@ pub struct RemoteReport {
 /// run begins again, once; but not where standard input was read already.
 pub fn run(env: &mut Env, sets: &[SetPlan]) -> Outcome<Report> {
     crate::open_files::raise();
-    let first = run_once(env, sets);
+    let first = course::run(env, sets);
     let failure = first.as_ref().map_or_else(Some, |report| report.failure.as_ref());
     if failure.is_none_or(|failure| failure.code != index::DAMAGED) {
         return first;
@@ -200,131 +188,9 @@ pub fn run(env: &mut Env, sets: &[SetPlan]) -> Outcome<Report> {
         // Read again it would be empty. The next run finds a new index.
         return first;
     }
-    let mut second = run_once(env, left)?;
+    let mut second = course::run(env, left)?;
     second.sets.splice(0..0, first.into_iter().flat_map(|report| report.sets));
     Ok(second)
-}
-
-fn run_once(env: &Env, sets: &[SetPlan]) -> Outcome<Report> {
-    let index_secret = env.secret.index_secret(&env.lineage);
-    let mut remotes: Vec<RemoteReport> = env.remotes.iter().map(RemoteReport::new).collect();
-    let mut numbers = Numbers::open(&env.state_dir, env.index.next_number()?)?;
-    let connected = connect_all(env, &mut remotes, &index_secret, numbers.next());
-    let everywhere = everywhere(&connected);
-    if connected.is_empty() {
-        return Ok(Report { sets: Vec::new(), failure: first_failure(&remotes), remotes });
-    }
-    let floor = connected.iter().map(|(_, remote)| remote.next_number).max().unwrap_or(0);
-    numbers.raise(floor.max(env.index.next_number()?));
-    index::series::put_aside_from(&env.cache_dir, numbers.next())?;
-    let numbers = Arc::new(Mutex::new(numbers));
-    let (secret, envelope) = new_session(env.source, env.lineage, &env.secret, &env.recipients, &env.signing)
-        .map_err(|e| Failure::new("session", Exit::Failed, format!("cannot open a session: {e}")))?;
-    let envelope = Arc::new(envelope);
-    let budget = Budget::new(env.budget_bytes);
-    let stop = Arc::new(Stop::new(Arc::clone(&budget)));
-    let sealer = Sealer {
-        source: env.source,
-        lineage: env.lineage,
-        secret: Arc::new(secret),
-        index_secret,
-        envelope: Arc::clone(&envelope),
-        signing: Arc::clone(&env.signing),
-        flights: Arc::new(Flights::default()),
-        everywhere: Arc::new(Everywhere::new(everywhere)),
-    };
-    let first = numbers.lock().next();
-    let session = Arc::new(Session {
-        first,
-        index: Arc::clone(&env.index),
-        envelope,
-        signing: Arc::clone(&env.signing),
-        state_dir: env.state_dir.clone(),
-        stop: Arc::clone(&stop),
-        retry: env.retry.clone(),
-        alive: AtomicUsize::new(connected.len()),
-    });
-    let mut work = Vec::new();
-    let mut threads = Vec::new();
-    let mut patients = Vec::new();
-    for (at, mut remote) in connected {
-        patients.extend(remote.damage.take().map(|damage| Patient::new(at, remote.facts, damage, &env.clock)));
-        let (sender, receiver) = unbounded();
-        work.push((at, sender));
-        let facts = (remote.facts, remote.client.welcome().journal);
-        let (client, remote) = env.remote(at, remote);
-        let session = Arc::clone(&session);
-        let thread = std::thread::spawn(move || Pusher::start(session, remote).run(client, &receiver));
-        threads.push((at, facts, thread));
-    }
-    let mut run = Run {
-        env,
-        sealer: Arc::new(sealer),
-        numbers: Arc::clone(&numbers),
-        stop: Arc::clone(&stop),
-        budget,
-        cutter: Cutter::new(env.secret.gear(&env.lineage)),
-        users: users::Users::read(),
-        work,
-        lost: HashSet::new(),
-    };
-    let mut done = Vec::new();
-    let mut failure = before(&mut run, &mut patients, sets).err();
-    for set in sets {
-        if failure.is_some() {
-            break;
-        }
-        match run.set(set) {
-            Ok(report) => done.push(report),
-            Err(why) => failure = Some(why),
-        }
-    }
-    if failure.is_none() {
-        failure = heal::after(&run, &mut patients).err();
-    }
-    // Without senders the pushing threads end.
-    run.work.clear();
-    let next = numbers.lock().next();
-    for (at, (facts, journal), thread) in threads {
-        let Ok(Ended { failure, bytes_sent, archives_sent, settled }) = thread.join() else {
-            remotes[at].failure = Some(Failure::new("push", Exit::Failed, "the pushing thread broke off"));
-            continue;
-        };
-        // Archives that the remote may hold without having said so are listed in the next session.
-        if settled {
-            env.index.advance(&facts, next, journal)?;
-        }
-        let healing = patients.iter().find(|patient| patient.at == at).map(Patient::healing);
-        remotes[at] =
-            RemoteReport { failure, bytes_sent, archives_sent, healing, ..RemoteReport::new(&env.remotes[at]) };
-    }
-    numbers.lock().close()?;
-    Ok(Report { sets: done, remotes, failure })
-}
-
-/// Heals what the remotes' sinks say is damaged; what cannot be healed is not referred to any more.
-fn before(run: &mut Run, patients: &mut [Patient], sets: &[SetPlan]) -> Outcome<()> {
-    let compression = sets.first().map_or(Compression::Auto, |set| set.options.compression);
-    heal::before(run, patients, compression)?;
-    run.lost = patients.iter().flat_map(Patient::lost).collect();
-    Ok(())
-}
-
-impl Env {
-    fn remote(&self, at: usize, connected: Connected) -> (crate::client::Client, Remote) {
-        let plan = &self.remotes[at];
-        let others = self.heads.iter().filter(|head| head.sink != plan.key).cloned().collect();
-        let remote = Remote {
-            at,
-            dial: Arc::clone(&plan.dial),
-            state: connected.state,
-            facts: connected.facts,
-            others,
-            limits: plan.limits.clone(),
-            progress: plan.progress.clone(),
-        };
-        (connected.client, remote)
-    }
 }
 
 impl RemoteReport {
@@ -332,45 +198,4 @@ impl RemoteReport {
         let (name, required) = (plan.dial.name().to_owned(), plan.dial.is_required());
         Self { name, required, failure: None, bytes_sent: 0, archives_sent: 0, healing: None }
     }
-}
-
-/// Connects to all remotes at once; those that fail are out of this run.
-fn connect_all(
-    env: &Env,
-    reports: &mut [RemoteReport],
-    index_secret: &crate::crypto::secret::IndexSecret,
-    known: u64,
-) -> Vec<(usize, Connected)> {
-    let me = Me { source: env.source, lineage: env.lineage, key: env.signing.verify_key(), index_secret, known };
-    let connect_one = |plan: &RemotePlan| connect(&*plan.dial, &me, &env.index, &env.state_dir, env.force, &*env.told);
-    let connect_one = &connect_one;
-    let results: Vec<Outcome<Connected>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = env.remotes.iter().map(|plan| scope.spawn(move || connect_one(plan))).collect();
-        let broke = || Failure::new("connect", Exit::Failed, "the connecting thread broke off");
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(broke()))).collect()
-    });
-    let mut connected = Vec::new();
-    for (at, result) in results.into_iter().enumerate() {
-        match result {
-            Ok(remote) => {
-                remote.warnings.iter().for_each(|line| (env.warned)(line));
-                connected.push((at, remote));
-            }
-            Err(failure) => reports[at].failure = Some(failure.remote(env.remotes[at].dial.name())),
-        }
-    }
-    connected
-}
-
-/// Archives that every connected remote holds.
-fn everywhere(connected: &[(usize, Connected)]) -> HashSet<u64> {
-    let Some(((_, first), others)) = connected.split_first() else { return HashSet::new() };
-    let mut all = first.present.clone();
-    all.retain(|archive| others.iter().all(|(_, other)| other.present.contains(archive)));
-    all
-}
-
-fn first_failure(remotes: &[RemoteReport]) -> Option<Failure> {
-    let required = remotes.iter().filter(|remote| remote.required);
-    required.chain(remotes).find_map(|remote| remote.failure.as_ref()).map(stop::again)
 }

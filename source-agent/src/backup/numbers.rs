@@ -45,6 +45,11 @@ impl Numbers {
         }
     }
 
+    /// Goes back to `next`, if no number from there on has left this machine.
+    pub fn set_back(&mut self, next: u64) {
+        self.next = self.next.min(next);
+    }
+
     /// A number above all that were taken.
     pub fn next(&self) -> u64 {
         self.next

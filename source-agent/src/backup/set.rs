@@ -3,6 +3,7 @@
 use super::assemble::{Ready, SealJob, Sealer};
 use super::chunk::Cutter;
 use super::compress::Packer;
+use super::course::Gate;
 use super::estimate::Estimate;
 use super::lay::{Lane, Layer};
 use super::links::Links;
@@ -50,6 +51,7 @@ pub struct Run<'a> {
     pub sealer: Arc<Sealer>,
     pub numbers: Arc<Mutex<Numbers>>,
     pub stop: Arc<Stop>,
+    pub gate: Gate,
     pub budget: Arc<super::budget::Budget>,
     pub cutter: Cutter,
     pub users: Users,
@@ -274,6 +276,7 @@ impl Run<'_> {
         stop.check()?;
         written?;
         let top = output.top.lock().take().ok_or_else(stopped)?;
+        self.gate.pass(stop)?;
         self.finish_series(index, writer, set, shared.met.bytes.get())?;
         Ok((top, handed.into_inner().into_iter().map(|(number, id, _)| (number, id)).collect()))
     }

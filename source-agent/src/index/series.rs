@@ -79,19 +79,27 @@ pub fn all(cache_dir: &Path) -> Vec<PathBuf> {
 /// Puts aside what refers to archives at or above `next`, a number that will be given out: it is of a time that the
 /// numbers have forgotten, and would mean other archives from then on.
 pub fn put_aside_from(cache_dir: &Path, next: u64) -> Outcome<()> {
-    for path in all(cache_dir) {
-        match refers_from(&path, next) {
-            Ok(false) => {}
-            Err(failure) if failure.code != super::DAMAGED => return Err(failure),
-            _ => super::put_aside(&path)?,
-        }
-    }
-    Ok(())
+    all(cache_dir).iter().try_for_each(|path| if refers_from(path, next)? { super::put_aside(path) } else { Ok(()) })
 }
 
+/// Is there a series that [`put_aside_from`] would put aside?
+pub fn any_refers_from(cache_dir: &Path, next: u64) -> Outcome<bool> {
+    for path in all(cache_dir) {
+        if refers_from(&path, next)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Does it refer to such an archive? A damaged one may.
 fn refers_from(path: &Path, next: u64) -> Outcome<bool> {
     let sql = "SELECT 1 FROM uses WHERE archive >= ?1 LIMIT 1";
-    Ok(reader(path)?.query_row(sql, [next], |_| Ok(())).optional().map_err(sqlite)?.is_some())
+    let found = reader(path).and_then(|reader| reader.query_row(sql, [next], |_| Ok(())).optional().map_err(sqlite));
+    match found {
+        Err(failure) if failure.code == super::DAMAGED => Ok(true),
+        found => Ok(found?.is_some()),
+    }
 }
 
 /// Calls `each` with every block that a series' last snapshot refers to, ascending.

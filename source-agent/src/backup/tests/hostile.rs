@@ -1,5 +1,7 @@
 //! Sinks that fall silent, lie, and list what is not there: they fail alone, and nothing of theirs stays.
 
+use super::super::connect::{Me, connect};
+use super::super::numbers::{self, Numbers};
 use super::once::once;
 use super::*;
 use shared::id::Chain;

@@ -1,11 +1,16 @@
 //! Laying and assembling under the smallest budget, with random sizes: everything comes out, once, in place.
 
-use super::super::assemble::SealJob;
+use super::super::assemble::{SealJob, Sealer};
+use super::super::budget::Budget;
 use super::super::compress::Packer;
 use super::super::lay::{Laid, Lane, Layer};
+use super::super::numbers::Numbers;
+use super::super::stop::Stop;
 use super::*;
 use crate::crypto::secret::ChunkNamer;
+use crate::crypto::wrap::new_session;
 use crate::index::uses::Spot;
+use crossbeam_channel::unbounded;
 use proptest::prelude::*;
 use shared::id::ChunkId;
 use shared::limits::ARCHIVE_CHUNKS_MAX;

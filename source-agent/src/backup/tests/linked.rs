@@ -1,11 +1,15 @@
 //! Names of one file whose way through the readers is laid step by step: what each gets is what the file was.
 
+use super::super::budget::Budget;
 use super::super::chunk::Cutter;
+use super::super::flights::Flights;
 use super::super::lay::Layer;
 use super::super::links::{Links, Turn};
 use super::super::meta;
+use super::super::numbers::Numbers;
 use super::super::outcome::Met;
 use super::super::read::{ReadShared, Reader};
+use super::super::stop::Stop;
 use super::super::store::{LoadedOnce, Shared, Store};
 use super::super::tree::{Dir, Output, Own, TreeChange, release};
 use super::super::users::Users;
@@ -13,7 +17,9 @@ use super::super::walk::ReadJob;
 use super::*;
 use crate::index::record;
 use crate::tree::{Entry, Extent};
+use crossbeam_channel::unbounded;
 use rustix::fs::{AtFlags, Mode, OFlags, statat};
+use std::collections::HashSet;
 
 const OLD: &[u8] = b"what the file was at first";
 const NEW: &[u8] = b"another file with the same number";

@@ -1,5 +1,6 @@
 //! The whole way against sinks in memory; what arrived is opened with an identity and compared with the files.
 
+mod ahead;
 mod attributes;
 mod healing;
 mod hostile;
@@ -17,6 +18,7 @@ use crate::crypto::identity::Identity;
 use crate::report::Exit;
 use memory_sink::MemorySink;
 use opened::{Found, open_newest};
+use parking_lot::Mutex;
 use shared::format::Kem;
 use shared::sys::SystemClock;
 use std::collections::BTreeMap;

@@ -1,0 +1,99 @@
+//! Sets begin before the remotes have answered, and nothing stays of that where one answers otherwise.
+
+use super::super::numbers::Numbers;
+use super::*;
+use crate::client::Client;
+use std::time::Instant;
+
+/// A remote that is reached only when something was read.
+struct Late {
+    sink: Arc<MemorySink>,
+    /// Made when the first number of an archive is taken.
+    numbers: PathBuf,
+}
+
+impl Dial for Late {
+    fn name(&self) -> &str {
+        self.sink.name()
+    }
+    fn is_required(&self) -> bool {
+        true
+    }
+    fn dial(&self) -> Outcome<Client> {
+        let begun = Instant::now();
+        while !self.numbers.exists() {
+            if begun.elapsed() > Duration::from_secs(60) {
+                return Err(Failure::new("refused", Exit::Unreachable, "nothing is read before the remote answers"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.sink.dial()
+    }
+}
+
+/// A number above all that were taken.
+fn next_number(world: &World) -> u64 {
+    Numbers::open(&world.dir.path().join("state"), 0).unwrap().next()
+}
+
+#[test]
+fn files_are_read_before_the_remote_answers() {
+    let world = World::new(1);
+    world.write("a", &noise(100_000, 1));
+    let mut env = world.env();
+    let (sink, numbers) = (Arc::clone(&world.sinks[0]), env.state_dir.join("next-archive"));
+    env.remotes[0].dial = Arc::new(Late { sink, numbers });
+    let report = run(&mut env, &[world.set()]).unwrap();
+    assert!(report.failure.is_none(), "{}", report.failure.unwrap());
+    assert!(report.remotes[0].failure.is_none());
+    world.run_and_check();
+}
+
+#[test]
+fn nothing_stays_of_what_was_read_for_a_remote_that_is_away() {
+    let world = World::new(1);
+    world.write("a", &noise(100_000, 1));
+    world.run_and_check();
+    let (next, archives) = (next_number(&world), world.sinks[0].archives());
+    world.write("b", &noise(3 << 20, 2));
+    world.sinks[0].set_down(true);
+    for _ in 0..2 {
+        let report = world.run();
+        assert_eq!(report.failure.unwrap().code, "refused");
+        assert_eq!((report.sets.len(), next_number(&world)), (0, next), "no number was used up");
+    }
+    world.sinks[0].set_down(false);
+    let report = world.run_and_check();
+    assert_eq!(report.sets[0].met.files_new.get(), 1, "b is as new as before");
+    assert_eq!(world.sinks[0].archives()[archives.len()], next);
+}
+
+/// Until it is back, a remote that is away must not make the others take again what it alone lacks.
+#[test]
+fn a_remote_that_is_away_costs_the_others_nothing() {
+    let world = World::new(2);
+    world.write("a", &noise(2 << 20, 3));
+    world.sinks[1].set_down(true);
+    let sent = |report: Report| report.sets[0].met.bytes_new.get();
+    assert!(sent(world.run_and_check()) >= 2 << 20);
+    assert_eq!(sent(world.run_and_check()), 0);
+    world.sinks[1].set_down(false);
+    assert!(sent(world.run_and_check()) >= 2 << 20, "for the one that lacked it");
+}
+
+/// Archives are numbered above what the sink holds, whoever pushed that.
+#[test]
+fn numbers_that_a_sink_has_and_this_machine_forgot_are_not_given_again() {
+    let world = World::new(1);
+    world.write("a", &noise(100_000, 4));
+    world.run_and_check();
+    let held = world.sinks[0].archives();
+    world.lose_cache();
+    std::fs::remove_file(world.dir.path().join("state/next-archive")).unwrap();
+    world.write("b", &noise(100_000, 5));
+    let report = world.run_and_check();
+    let more = world.sinks[0].archives();
+    assert_eq!(more[..held.len()], held[..]);
+    assert!(more.len() > held.len());
+    assert!(report.sets[0].met.bytes_new.get() < 150_000, "a was learned again from the sink");
+}
