@@ -1,5 +1,6 @@
 //! The keys of this machine, made by `init` and read here (docs/format.md, section "Key files").
 
+pub mod began;
 pub mod files;
 pub mod paper;
 pub mod passphrase;

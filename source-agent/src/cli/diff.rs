@@ -61,10 +61,10 @@ pub fn run(args: &DiffArgs, context: &Context) -> Outcome<Exit> {
         .take()
         .ok_or_else(|| Failure::new("identity-missing", Exit::Identity, "this needs the identity"))?;
     let trust = desk.trust.clone();
-    let names = desk.remote_names();
+    let (names, later) = (desk.remote_names(), desk.later.clone());
     let open = |sink, snapshot: &Snapshot| {
         let source = &trust.sources[snapshot.source];
-        Reader::open(sink, source, snapshot.head.clone(), &identity)
+        Reader::open(sink, source, snapshot.head.clone(), &identity, &later)
             .map_err(|failure| gone(snapshot, source.name(), &names[snapshot.sink], failure))
     };
     let mut left = open(&mut *desk.sinks[one.sink], &one)?;

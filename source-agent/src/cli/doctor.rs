@@ -3,6 +3,7 @@
 use crate::cli::{Context, print_json, print_line};
 use crate::config::{self, Loaded, Place};
 use crate::crypto::identity::Identity;
+use crate::crypto::recipient::Recipient;
 use crate::keys::{self, files};
 use crate::paths::show;
 use crate::report::{Exit, Failure, Outcome};
@@ -147,7 +148,12 @@ fn of_keys(loaded: &Loaded) -> Vec<Finding> {
         keys::load_card(loaded).map(|card| (card, "reader".to_owned()))
     } else {
         keys::load_source(loaded).map(|keys| {
-            let to: Vec<String> = keys.recipients.iter().map(keys::recipient_label).collect();
+            let later = keys::began::later(&loaded.paths.state_dir, &keys.lineage, &keys.recipients);
+            let label = |recipient: &Recipient| {
+                let later = later.iter().any(|one| one.digest() == recipient.digest());
+                keys::recipient_label(recipient) + if later { ", which came later (rekey)" } else { "" }
+            };
+            let to: Vec<String> = keys.recipients.iter().map(label).collect();
             (keys.card, format!("sealed to {}", to.join(", ")))
         })
     };

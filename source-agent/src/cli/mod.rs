@@ -14,6 +14,7 @@ pub mod key;
 pub mod keygen;
 pub mod ls;
 pub mod man;
+pub mod rekey;
 pub mod remote;
 pub mod restore;
 pub mod snapshots;
@@ -122,6 +123,8 @@ pub enum Command {
     Trust(trust::TrustArgs),
     /// Sign that a snapshot was seen whole
     Vouch(vouch::VouchArgs),
+    /// Let further recipients read what is there already
+    Rekey(rekey::RekeyArgs),
     /// Back up the configured sets, or the given paths
     Backup(backup::BackupArgs),
     /// List snapshots
@@ -164,6 +167,7 @@ impl Command {
             Self::Remote(args) => remote::run(args, context),
             Self::Trust(args) => trust::run(args, context),
             Self::Vouch(args) => vouch::run(args, context),
+            Self::Rekey(args) => rekey::run(args, context),
             Self::Backup(args) => backup::run(args, context),
             Self::Snapshots(args) => snapshots::run(args, context),
             Self::Ls(args) => ls::run(args, context),

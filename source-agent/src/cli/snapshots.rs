@@ -108,7 +108,7 @@ fn root(desk: &mut Desk, context: &Context, snapshot: &Snapshot, exit: &mut Exit
         return Ok(None);
     };
     let source = &desk.trust.sources[snapshot.source];
-    match open_root(&mut *desk.sinks[snapshot.sink], source, &snapshot.head, identity) {
+    match open_root(&mut *desk.sinks[snapshot.sink], source, &snapshot.head, identity, &desk.later) {
         Ok(root) => Ok(Some(root)),
         Err(failure) if failure.exit == Exit::Identity => Ok(None),
         Err(failure) if is_lost(&failure) => {

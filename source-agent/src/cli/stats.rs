@@ -103,7 +103,9 @@ fn stored(desk: &mut Desk, snapshot: &Snapshot, context: &Context) -> Outcome<St
 fn show(desk: &mut Desk, snapshot: &Snapshot, stored: &Stored, context: &Context) -> Outcome<()> {
     let source = &desk.trust.sources[snapshot.source];
     let root = match &desk.identity {
-        Some(identity) => Some(open_root(&mut *desk.sinks[snapshot.sink], source, &snapshot.head, identity)?),
+        Some(identity) => {
+            Some(open_root(&mut *desk.sinks[snapshot.sink], source, &snapshot.head, identity, &desk.later)?)
+        }
         None => None,
     };
     let remote = &desk.remotes[snapshot.sink].name;

@@ -311,6 +311,7 @@ forward! {
     fn wraps(&mut self, source: &SourceId, lineage: &Lineage) -> Outcome<Vec<Vec<u8>>>;
     fn put_owner_record(&mut self, record: &shared::signature::Verified<shared::format::OwnerRecord>) -> Outcome<()>;
     fn put_voucher(&mut self, voucher: &shared::signature::Verified<shared::format::Voucher>) -> Outcome<()>;
+    fn put_wrap(&mut self, wrap: &shared::signature::Verified<shared::format::Wrap>) -> Outcome<()>;
 }
 
 pub fn trust_of(vault: &Vault) -> Trust {

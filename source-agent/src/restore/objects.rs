@@ -3,7 +3,7 @@
 
 use crate::report::{Exit, Failure, Outcome};
 use crate::restore::verify::Archive;
-use shared::format::{OwnerRecord, Voucher};
+use shared::format::{OwnerRecord, Voucher, Wrap};
 use shared::id::{ArchiveId, ArchiveNumber, Digest, Lineage, SessionId, SourceId, VerifyKey};
 use shared::signature::Verified;
 use shared::wire::{HeadItem, SourceItem};
@@ -116,6 +116,7 @@ pub trait Objects: Send {
     fn wraps(&mut self, source: &SourceId, lineage: &Lineage) -> Outcome<Vec<Vec<u8>>>;
     fn put_owner_record(&mut self, record: &Verified<OwnerRecord>) -> Outcome<()>;
     fn put_voucher(&mut self, voucher: &Verified<Voucher>) -> Outcome<()>;
+    fn put_wrap(&mut self, wrap: &Verified<Wrap>) -> Outcome<()>;
 }
 
 /// Is this failure about one object (not there, expired, damaged, forged), so that others may still be read?

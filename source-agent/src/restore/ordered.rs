@@ -317,6 +317,7 @@ pub fn failed(error: io::Error) -> Failure {
 mod tests {
     use super::*;
     use crate::crypto::identity::Identity;
+    use crate::restore::later::Later;
     use crate::restore::objects::is_lost;
     use crate::restore::testing::{Vault, file_of};
     use crate::tree::EntryKind;
@@ -336,7 +337,7 @@ mod tests {
         let head = vault.snapshot(vec![entry.clone()]);
         let (source, head) = (vault.trusted(), vault.head(&head));
         let identity = Identity::from_seed(&[7; 32]);
-        let mut reader = Reader::open(vault, &source, head, &identity).unwrap();
+        let mut reader = Reader::open(vault, &source, head, &identity, &Later::default()).unwrap();
         let mut out = Vec::new();
         let end = in_windows(&mut reader, entry, &mut out, bytes);
         (out, reader.findings.lines(), end)
@@ -379,7 +380,7 @@ mod tests {
         let head = vault.snapshot(vec![file_of("file", &refs)]);
         let (source, head) = (vault.trusted(), vault.head(&head));
         let identity = Identity::from_seed(&[7; 32]);
-        let mut reader = Reader::open(&mut vault, &source, head, &identity).unwrap();
+        let mut reader = Reader::open(&mut vault, &source, head, &identity, &Later::default()).unwrap();
         for _ in 0..2 {
             // The second time its block is here already.
             let mut wanted = Wanted::default();
@@ -399,7 +400,7 @@ mod tests {
         let head = vault.snapshot(vec![file_of("file", &refs)]);
         let (source, head) = (vault.trusted(), vault.head(&head));
         let identity = Identity::from_seed(&[7; 32]);
-        let mut reader = Reader::open(&mut vault, &source, head, &identity).unwrap();
+        let mut reader = Reader::open(&mut vault, &source, head, &identity, &Later::default()).unwrap();
         // Nothing was found where it should be: all of it is sought, and copied.
         let (sender, receiver) = crossbeam_channel::unbounded();
         let window = refs.iter().copied().map(Extent::Chunk).collect();
@@ -451,7 +452,7 @@ mod tests {
         let head = vault.snapshot(vec![file.clone()]);
         let (source, head) = (vault.trusted(), vault.head(&head));
         let identity = Identity::from_seed(&[7; 32]);
-        let mut reader = Reader::open(&mut vault, &source, head, &identity).unwrap();
+        let mut reader = Reader::open(&mut vault, &source, head, &identity, &Later::default()).unwrap();
         assert_eq!(in_windows(&mut reader, &file, &mut Closed, 300).unwrap_err().code, "stdout-closed");
     }
 }

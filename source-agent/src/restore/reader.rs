@@ -13,6 +13,7 @@ use crate::owner::TrustedSource;
 use crate::report::{Failure, Outcome};
 use crate::restore::everywhere::Everywhere;
 use crate::restore::findings::Findings;
+use crate::restore::later::Later;
 use crate::restore::lru::Lru;
 use crate::restore::objects::{Got, Objects, PartsWanted, tampered};
 use crate::restore::open;
@@ -24,7 +25,7 @@ use crate::tree::{ChunkRef, ChunkTable, Root};
 use archives::PREFETCH_ARCHIVES;
 use shared::bits;
 use shared::format::owner::BlockName;
-use shared::format::{Body, Envelope, Head, Wrap};
+use shared::format::{Body, Envelope, Head};
 use shared::id::{ArchiveId, ArchiveNumber, ChunkId, SessionId};
 use shared::signature::{Plain, Signed, Verified};
 use std::collections::{HashMap, HashSet};
@@ -117,8 +118,8 @@ pub fn open_block(open: &OpenArchive, number: u32, sealed: Vec<u8>) -> Outcome<B
 struct Keys<'a> {
     identity: &'a Identity,
     sessions: HashMap<SessionId, Arc<SessionSecret>>,
-    /// Wraps that the owner added later; read when an envelope does not fit the identity.
-    later: Option<HashMap<SessionId, Vec<Verified<Wrap>>>>,
+    /// Asked when an envelope does not fit the identity.
+    later: Later,
 }
 
 /// A snapshot, ready to be read.
@@ -161,6 +162,10 @@ fn fetch_envelope(sink: &mut dyn Objects, source: &TrustedSource, head: &Head) -
 }
 
 impl<'a> Keys<'a> {
+    fn new(identity: &'a Identity, later: &Later) -> Self {
+        Self { identity, sessions: HashMap::new(), later: later.clone() }
+    }
+
     fn open(
         &mut self,
         sink: &mut dyn Objects,
@@ -171,33 +176,12 @@ impl<'a> Keys<'a> {
         let identity = self.identity;
         match open::session(envelope, id, identity) {
             Err(e) if e.exit == crate::report::Exit::Identity => {
-                let later = self.later(sink, source, envelope)?;
+                let later = self.later.of(sink, source, &envelope.lineage, identity)?;
                 let wraps = later.get(id).map_or(&[][..], Vec::as_slice);
                 wraps.iter().find_map(|wrap| open::session_by_wrap(envelope, wrap, identity)).ok_or(e)
             }
             other => other,
         }
-    }
-
-    fn later(
-        &mut self,
-        sink: &mut dyn Objects,
-        source: &TrustedSource,
-        envelope: &Envelope,
-    ) -> Outcome<&HashMap<SessionId, Vec<Verified<Wrap>>>> {
-        if self.later.is_none() {
-            let owners = [Some(self.identity.owner_key().verify_key()), source.card.owner().copied()];
-            let mut all: HashMap<SessionId, Vec<Verified<Wrap>>> = HashMap::new();
-            for bytes in sink.wraps(&envelope.source, &envelope.lineage)? {
-                let Ok(signed) = Signed::<Wrap>::parse(&bytes) else { continue };
-                let fits = owners.iter().flatten().find_map(|key| signed.clone().verify(key).ok());
-                if let Some(wrap) = fits {
-                    all.entry(wrap.session).or_default().push(wrap);
-                }
-            }
-            self.later = Some(all);
-        }
-        Ok(self.later.get_or_insert_with(HashMap::new))
     }
 }
 
@@ -207,10 +191,11 @@ pub fn open_root(
     source: &TrustedSource,
     head: &Verified<Head>,
     identity: &Identity,
+    later: &Later,
 ) -> Outcome<Root> {
     let body = fetch_body(sink, head)?;
     let envelope = fetch_envelope(sink, source, head)?;
-    let mut keys = Keys { identity, sessions: HashMap::new(), later: None };
+    let mut keys = Keys::new(identity, later);
     let (session, _) = keys.open(sink, source, &head.session, &envelope)?;
     open::root(head, &body, &session)
 }
@@ -222,11 +207,12 @@ impl<'a> Reader<'a> {
         source: &'a TrustedSource,
         head: Verified<Head>,
         identity: &'a Identity,
+        later: &Later,
     ) -> Outcome<Self> {
         let body = fetch_body(sink, &head)?;
         let pages = Pages::load(sink, &head.source, &head.lineage, &body)?;
         let envelope = fetch_envelope(sink, source, &head)?;
-        let mut keys = Keys { identity, sessions: HashMap::new(), later: None };
+        let mut keys = Keys::new(identity, later);
         let (session, secret) = keys.open(sink, source, &head.session, &envelope)?;
         let root = open::root(&head, &body, &session).map_err(|e| e.remote(sink.remote()))?;
         keys.sessions.insert(head.session, Arc::new(session));

@@ -9,6 +9,7 @@ use crate::owner::{Origin, Trust, TrustedSource, record, store};
 use crate::progress::{detail, notice, warn};
 use crate::report::{Exit, Failure, Outcome};
 use crate::restore::expired;
+use crate::restore::later::Later;
 use crate::restore::objects::Objects;
 use crate::restore::reader::{Reader, open_root};
 use crate::restore::remote::RemoteSink;
@@ -37,6 +38,8 @@ pub struct Desk {
     pub trust: Trust,
     /// The newest owner record, if the identity is at hand.
     pub record: Option<Verified<OwnerRecord>>,
+    /// Wraps that owners added, as far as they were asked for.
+    pub later: Later,
     /// Remotes that could not be reached.
     pub unreached: usize,
     pub now: i64,
@@ -179,6 +182,7 @@ impl Desk {
             identity,
             trust: Trust::default(),
             record: None,
+            later: Later::default(),
             unreached,
             now: SystemClock.now(),
             loaded,
@@ -293,23 +297,23 @@ impl Desk {
     /// The snapshot that a name means.
     pub fn choose(&mut self, view: &View, name: &SnapshotPath, filter: &Filter) -> Outcome<Snapshot> {
         let remotes = self.remote_names();
-        let Self { sinks, trust, identity, .. } = self;
+        let Self { sinks, trust, identity, later, .. } = self;
         let mut fits = |snapshot: &Snapshot| {
             let Some(identity) = identity.as_ref().filter(|_| filter.needs_root()) else { return Ok(true) };
             let source = &trust.sources[snapshot.source];
-            Ok(filter.takes(&open_root(&mut *sinks[snapshot.sink], source, &snapshot.head, identity)?))
+            Ok(filter.takes(&open_root(&mut *sinks[snapshot.sink], source, &snapshot.head, identity, later)?))
         };
         resolve::choose(view, trust, &name.name, filter.source.as_deref(), &remotes, &mut fits).cloned()
     }
 
     /// Opens a snapshot for reading.
     pub fn reader(&mut self, snapshot: &Snapshot) -> Outcome<Reader<'_>> {
-        let Self { sinks, trust, identity, remotes, .. } = self;
+        let Self { sinks, trust, identity, remotes, later, .. } = self;
         let identity = identity.as_ref().ok_or_else(|| {
             Failure::new("identity-missing", Exit::Identity, "this needs the identity").help("name it with -i FILE")
         })?;
         let source = &trust.sources[snapshot.source];
-        Reader::open(&mut *sinks[snapshot.sink], source, snapshot.head.clone(), identity)
+        Reader::open(&mut *sinks[snapshot.sink], source, snapshot.head.clone(), identity, later)
             .map_err(|failure| resolve::gone(snapshot, source.name(), &remotes[snapshot.sink].name, failure))
     }
 

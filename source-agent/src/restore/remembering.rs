@@ -5,7 +5,7 @@ use crate::report::Outcome;
 use crate::restore::lru::Lru;
 use crate::restore::objects::{ArchiveName, CheckRegion, Each, EachArchive, EachObject, Objects, PartsWanted, Wanted};
 use crate::restore::verify::Archive;
-use shared::format::{OwnerRecord, Voucher};
+use shared::format::{OwnerRecord, Voucher, Wrap};
 use shared::id::{ArchiveId, Digest, Lineage, SessionId, SourceId, VerifyKey};
 use shared::signature::Verified;
 use shared::wire::{HeadItem, SourceItem};
@@ -119,5 +119,8 @@ impl Objects for Remembering {
     }
     fn put_voucher(&mut self, voucher: &Verified<Voucher>) -> Outcome<()> {
         self.sink.put_voucher(voucher)
+    }
+    fn put_wrap(&mut self, wrap: &Verified<Wrap>) -> Outcome<()> {
+        self.sink.put_wrap(wrap)
     }
 }

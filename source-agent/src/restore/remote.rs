@@ -8,7 +8,7 @@ use crate::restore::objects::{
     ArchiveName, CheckRegion, Each, EachArchive, EachObject, Got, Objects, PartsWanted, Wanted, is_lost,
 };
 use crate::restore::verify::Archive;
-use shared::format::{OwnerRecord, Voucher};
+use shared::format::{OwnerRecord, Voucher, Wrap};
 use shared::id::{ArchiveId, Digest, Lineage, SessionId, SourceId, VerifyKey};
 use shared::signature::Verified;
 use shared::wire::request::{GetArchive, GetObject, GetSession, Query};
@@ -391,5 +391,8 @@ impl Objects for RemoteSink {
     }
     fn put_voucher(&mut self, voucher: &Verified<Voucher>) -> Outcome<()> {
         self.with(|client| client.put_voucher(voucher).map(|_| ()))
+    }
+    fn put_wrap(&mut self, wrap: &Verified<Wrap>) -> Outcome<()> {
+        self.with(|client| client.put_wrap(wrap).map(|_| ()))
     }
 }

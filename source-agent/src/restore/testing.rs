@@ -16,7 +16,7 @@ use shared::card::{SourceCard, SshKey};
 use shared::codec::{Blob, List, Text};
 use shared::format::snapshot::{RemoteHead, SealedRoot};
 use shared::format::{
-    Body, Envelope, Head, Index, Kem, Kind, OwnerRecord, Page, PageEntry, Part, Receipt, Region, Voucher,
+    Body, Envelope, Head, Index, Kem, Kind, OwnerRecord, Page, PageEntry, Part, Receipt, Region, Voucher, Wrap,
 };
 use shared::id::{ArchiveId, ArchiveNumber, Digest, Lineage, Salt, Series, SessionId, SourceId, VerifyKey};
 use shared::signature::{Plain, SigningKey, Verified, sign};
@@ -135,6 +135,13 @@ impl Vault {
     }
     pub fn source(&self) -> SourceId {
         self.card.source_id()
+    }
+    /// From now on archives and heads are of another session.
+    pub fn next_session(&mut self) {
+        let recipients = [self.identity.recipient(Kem::X25519)];
+        (self.session, self.envelope) =
+            new_session(self.source(), self.lineage, &self.secret, &recipients, &self.signing).unwrap();
+        self.store.envelopes.insert(self.session_id(), self.envelope.as_bytes().to_vec());
     }
     pub fn session_id(&self) -> SessionId {
         SessionId::new(*self.envelope.digest().as_bytes())
@@ -335,12 +342,11 @@ impl Vault {
 
     /// The head of this snapshot, verified.
     pub fn head(&self, digest: &Digest) -> Verified<Head> {
-        let heads = self
-            .store
-            .heads
-            .iter()
-            .map(|(head, ..)| crate::restore::verify::head(head, &self.signing.verify_key()).unwrap());
-        heads.into_iter().find(|head| head.digest() == *digest).unwrap()
+        self.verified_heads().into_iter().find(|head| head.digest() == *digest).unwrap()
+    }
+    pub fn verified_heads(&self) -> Vec<Verified<Head>> {
+        let verified = |head: &Vec<u8>| crate::restore::verify::head(head, &self.signing.verify_key()).unwrap();
+        self.store.heads.iter().map(|(head, ..)| verified(head)).collect()
     }
 
     /// Another lineage of the same source begins (the store keeps the old one's objects only by number: use a fresh
@@ -479,6 +485,10 @@ impl Objects for Vault {
     }
     fn put_voucher(&mut self, voucher: &Verified<Voucher>) -> Outcome<()> {
         self.store.vouchers.push(voucher.as_bytes().to_vec());
+        Ok(())
+    }
+    fn put_wrap(&mut self, wrap: &Verified<Wrap>) -> Outcome<()> {
+        self.store.wraps.push(wrap.as_bytes().to_vec());
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use super::check::Named;
 use super::findings::Findings;
+use super::later::Later;
 use super::metadata::OwnerMode;
 use super::objects::ArchiveName;
 use super::reader::Reader;
@@ -43,7 +44,7 @@ pub fn options(target: &Path) -> Options {
 pub fn run(vault: &mut Vault, head: &Digest, path: &str, options: &Options) -> Outcome<Report> {
     let (source, head) = (vault.trusted(), vault.head(head));
     let identity = Identity::from_seed(&[7; 32]);
-    let mut reader = Reader::open(vault, &source, head, &identity)?;
+    let mut reader = Reader::open(vault, &source, head, &identity, &Later::default())?;
     restore(&mut reader, path.as_bytes(), options, &Progress::hidden(), &mut |_| {})
 }
 
@@ -395,7 +396,7 @@ fn read_all(vault: &mut Vault, head: &Digest) -> Vec<String> {
     let (source, head, identity) = (vault.trusted(), vault.head(head), Identity::from_seed(&[7; 32]));
     let snapshot =
         Snapshot { sink: 0, source: 0, head: head.clone(), content: Damage::Present, receipt: None, usable: true };
-    let mut reader = Reader::open(vault, &source, head, &identity).unwrap();
+    let mut reader = Reader::open(vault, &source, head, &identity, &Later::default()).unwrap();
     check::whole(&mut reader, &snapshot, &Progress::hidden()).unwrap().lines()
 }
 
@@ -561,5 +562,5 @@ fn another_identity_opens_nothing() {
     let head = vault.snapshot(vec![file]);
     let (source, head) = (vault.trusted(), vault.head(&head));
     let other = Identity::from_seed(&[8; 32]);
-    assert_eq!(Reader::open(&mut vault, &source, head, &other).err().unwrap().exit, Exit::Identity);
+    assert_eq!(Reader::open(&mut vault, &source, head, &other, &Later::default()).err().unwrap().exit, Exit::Identity);
 }

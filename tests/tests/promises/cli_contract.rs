@@ -64,6 +64,7 @@ const AGENT: &[(&str, &[&str])] = &[
     ("doctor", &[]),
     ("completions", &[]),
     ("vouch", &["-i"]),
+    ("rekey", &["--recipient", "--recipients-file", "-i", "-H", "-n"]),
 ];
 
 const SINK: &[(&str, &[&str])] = &[

@@ -20,6 +20,7 @@ mod metadata;
 mod packed;
 mod poisoning;
 mod refusals;
+mod rekey;
 mod roles;
 mod shut_doors;
 mod stores;

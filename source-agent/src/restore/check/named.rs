@@ -39,6 +39,11 @@ impl Named {
         self.archives.len() as u64
     }
 
+    /// All archives, by number.
+    pub fn ids(&self) -> impl Iterator<Item = (ArchiveNumber, ArchiveId)> {
+        self.archives.iter().filter_map(|(number, (id, _))| Some((ArchiveNumber::new(*number).ok()?, *id)))
+    }
+
     fn add(&mut self, entry: &PageEntry, findings: &mut Findings) -> Outcome<()> {
         let number = entry.number.get();
         if self.archives.len() >= ARCHIVES_MAX && !self.archives.contains_key(&number) {

@@ -1,0 +1,159 @@
+//! `source-agent rekey`: what is there already becomes readable for further recipients.
+
+use crate::cli::{Context, print_json, print_line};
+use crate::crypto::recipient::Recipient;
+use crate::keys;
+use crate::owner::TrustedSource;
+use crate::progress::{Progress, notice, warn};
+use crate::report::{Exit, Failure, Outcome};
+use crate::restore::check::Named;
+use crate::restore::findings::Findings;
+use crate::restore::reading::{Desk, Need};
+use crate::restore::rekey::{Rekey, Rekeyed};
+use crate::restore::resolve;
+use crate::restore::view::{Fresh, Snapshot, View};
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Seals the secrets of every session of the sources that this identity owns to further recipients, and leaves that with
+the sinks. No data is sent again. On each source the recipient belongs into the configuration too, for what is yet to
+come; nobody's access is taken away by leaving a recipient out.
+
+Examples:
+  source-agent rekey --recipient office.pub -i ~/backup.key
+  source-agent rekey -n --recipient office.pub -H web1      how many sessions that would be")]
+pub struct RekeyArgs {
+    /// Who shall read it too: a file that keygen made (.pub), or a short recipient in line (repeatable)
+    #[arg(long, value_name = "R", required_unless_present = "recipients_file")]
+    pub recipient: Vec<String>,
+    /// A file with one recipient a line (repeatable)
+    #[arg(long, value_name = "FILE")]
+    pub recipients_file: Vec<PathBuf>,
+    /// X25519 recipients beside X-Wing ones are meant, though not safe against quantum computers
+    #[arg(long)]
+    pub mixed_recipients: bool,
+    /// Only this source (name, or beginning of its id)
+    #[arg(short = 'H', long, value_name = "SOURCE")]
+    pub source: Option<String>,
+    /// The identity of the sources' owner
+    #[arg(short, long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+    /// Say what would be done, and do nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+pub fn run(args: &RekeyArgs, context: &Context) -> Outcome<Exit> {
+    let recipients = recipients(args)?;
+    let mut desk = Desk::open(context, args.identity.as_deref(), Need::Identity)?;
+    let view = desk.view(context, args.source.as_deref())?;
+    resolve::check_source(&view, &desk.trust, args.source.as_deref(), &desk.remote_names())?;
+    let owner = desk.identity()?.owner_key().verify_key();
+    let (mine, others): (Vec<&Fresh>, Vec<&Fresh>) =
+        view.fresh.iter().partition(|fresh| desk.trust.sources[fresh.source].card.owner() == Some(&owner));
+    let foreign = |source: &TrustedSource| {
+        let message = format!("{} belongs to another owner: only the owner's identity seals it further", source.name());
+        Failure::new("not-owner", Exit::Identity, message).help("name the identity of its first recipient with -i FILE")
+    };
+    let mut told = Vec::new();
+    for fresh in others {
+        if !told.contains(&fresh.source) {
+            told.push(fresh.source);
+        }
+    }
+    if let (true, Some(first)) = (mine.is_empty(), told.first()) {
+        return Err(foreign(&desk.trust.sources[*first]));
+    }
+    told.iter().for_each(|source| warn(context, &foreign(&desk.trust.sources[*source]).to_string()));
+    if mine.is_empty() {
+        let message = "the remotes show nothing of a source that is trusted here: nothing was sealed";
+        return Err(Failure::new("no-snapshot", Exit::NotFound, message).help("source-agent trust list"));
+    }
+    let mut whole = true;
+    for fresh in mine {
+        whole &= chain(args, context, &mut desk, &view, fresh, &recipients)?;
+    }
+    if !args.dry_run {
+        notice(context, "Put the recipient into `recipients` of each source's configuration as well, for new backups.");
+    }
+    Ok(match (whole, view.exit()) {
+        (false, _) => Exit::Tampered,
+        (true, Exit::Done) if desk.unreached > 0 => Exit::SomeRemotes,
+        (true, exit) => exit,
+    })
+}
+
+fn recipients(args: &RekeyArgs) -> Outcome<Vec<Recipient>> {
+    let here = Path::new("");
+    let mut all = Vec::new();
+    for text in &args.recipient {
+        all.push(keys::read_recipient(text, here)?);
+    }
+    for path in &args.recipients_file {
+        all.extend(keys::read_recipients(&path.to_string_lossy(), here)?);
+    }
+    keys::check_recipients(&all, args.mixed_recipients)?;
+    if all.is_empty() {
+        return Err(Failure::new("recipients", Exit::Usage, "no recipient is named").help("--recipient FILE.pub"));
+    }
+    Ok(all)
+}
+
+/// One chain; says whether all of it could be read.
+fn chain(
+    args: &RekeyArgs,
+    context: &Context,
+    desk: &mut Desk,
+    view: &View,
+    fresh: &Fresh,
+    recipients: &[Recipient],
+) -> Outcome<bool> {
+    let snapshots: Vec<&Snapshot> =
+        view.snapshots.iter().filter(|s| s.sink == fresh.sink && s.head.chain() == fresh.chain).collect();
+    let source = desk.trust.sources[fresh.source].clone();
+    let remote = desk.remotes[fresh.sink].name.clone();
+    let what = format!("{} at {remote}", source.name());
+    let later = desk.later.clone();
+    let (identity, sink) = (desk.identity.as_ref(), &mut *desk.sinks[fresh.sink]);
+    let identity =
+        identity.ok_or_else(|| Failure::new("identity-missing", Exit::Identity, "this needs the identity"))?;
+    let (mut findings, mut named) = (Findings::default(), Named::default());
+    named.snapshots(sink, &snapshots, &mut findings)?;
+    let progress = Progress::new(context, &what, None);
+    progress.set_total_files(named.archives());
+    let wraps = later.of(sink, &source, &fresh.chain.lineage, identity)?;
+    let (mixed, dry) = (args.mixed_recipients, args.dry_run);
+    let rekey = Rekey { source: &source, chain: fresh.chain, identity, recipients, mixed, dry, wraps };
+    let rekeyed = rekey.run(sink, &snapshots, &named, &mut findings, &progress);
+    progress.finish();
+    let rekeyed = rekeyed.map_err(|failure| failure.remote(&remote))?;
+    findings.lines().iter().for_each(|line| warn(context, &format!("{what}: {line}")));
+    print(context, &source, &remote, &rekeyed, args.dry_run)?;
+    if rekeyed.closed > 0 {
+        let sessions = rekeyed.closed;
+        warn(context, &format!("{what}: {sessions} sessions are not sealed to this identity and stay as they are"));
+    }
+    Ok(findings.is_empty() && rekeyed.closed == 0)
+}
+
+fn print(context: &Context, source: &TrustedSource, remote: &str, rekeyed: &Rekeyed, dry: bool) -> Outcome<()> {
+    let Rekeyed { sealed, already, closed } = *rekeyed;
+    if context.json {
+        return print_json(&serde_json::json!({
+            "message_type": "rekeyed",
+            "source": source.name(),
+            "remote": remote,
+            "dry_run": dry,
+            "sessions_sealed": sealed,
+            "sessions_already": already,
+            "sessions_closed": closed,
+        }));
+    }
+    let verb = if dry { "would be sealed" } else { "sealed" };
+    let sessions = if sealed == 1 { "session" } else { "sessions" };
+    print_line(&format!(
+        "{} at {remote}: {sealed} {sessions} {verb} to more recipients, {already} were before",
+        source.name()
+    ))
+}

@@ -1,0 +1,318 @@
+//! Sessions that are there already, sealed to further recipients: their owner signs one more wrap for each, beside what
+//! the source wrote; no archive is touched (docs/format.md, section 6).
+
+use crate::crypto::identity::Identity;
+use crate::crypto::recipient::Recipient;
+use crate::crypto::wrap::wrap_for;
+use crate::owner::TrustedSource;
+use crate::progress::Progress;
+use crate::report::{Exit, Failure, Outcome};
+use crate::restore::check::Named;
+use crate::restore::findings::Findings;
+use crate::restore::later::Wraps;
+use crate::restore::objects::{ArchiveName, Objects, Wanted, is_lost};
+use crate::restore::open;
+use crate::restore::verify;
+use crate::restore::view::Snapshot;
+use shared::codec::List;
+use shared::format::{Envelope, Kem, Wrap};
+use shared::id::{Chain, SessionId};
+use shared::signature::{Signed, Verified, sign};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Envelopes and header regions that are asked for in one row.
+const AT_ONCE: usize = 256;
+
+/// The work on one chain.
+pub struct Rekey<'a> {
+    pub source: &'a TrustedSource,
+    pub chain: Chain,
+    /// Of the source's owner: sinks take wraps from nobody else.
+    pub identity: &'a Identity,
+    pub recipients: &'a [Recipient],
+    /// X25519 recipients beside X-Wing ones are meant.
+    pub mixed: bool,
+    /// Nothing is written.
+    pub dry: bool,
+    /// Those that are there.
+    pub wraps: Arc<Wraps>,
+}
+
+/// What became of the sessions of a chain.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rekeyed {
+    /// Sealed to recipients that they were not sealed to.
+    pub sealed: u64,
+    /// Sealed to all of them before.
+    pub already: u64,
+    /// Not sealed to this identity, which cannot pass on what it cannot read.
+    pub closed: u64,
+}
+
+/// A session and its envelope.
+type Opened = (SessionId, Verified<Envelope>);
+
+impl Rekey<'_> {
+    /// Goes through the sessions of all heads, and of all archives that snapshots name. What cannot be read is a finding.
+    pub fn run(
+        &self,
+        sink: &mut dyn Objects,
+        snapshots: &[&Snapshot],
+        named: &Named,
+        findings: &mut Findings,
+        progress: &Progress,
+    ) -> Outcome<Rekeyed> {
+        let (mut seen, mut rekeyed) = (HashSet::new(), Rekeyed::default());
+        let heads: HashSet<SessionId> = snapshots.iter().map(|snapshot| snapshot.head.session).collect();
+        for row in heads.into_iter().collect::<Vec<_>>().chunks(AT_ONCE) {
+            let envelopes = self.envelopes(sink, row, findings)?;
+            self.all(sink, envelopes, &mut seen, &mut rekeyed)?;
+        }
+        let archives: Vec<_> = named.ids().collect();
+        for row in archives.chunks(AT_ONCE) {
+            let name = |number| ArchiveName { source: self.chain.source, lineage: self.chain.lineage, number };
+            let wanted: Vec<_> = row.iter().map(|(number, id)| Wanted::Region(name(*number), *id)).collect();
+            let mut found = Vec::new();
+            sink.objects(&wanted, &mut |at, got| {
+                crate::cli::check_interrupted()?;
+                let (number, id) = &row[at];
+                match got.and_then(|bytes| verify::region(&bytes, &name(*number), id, self.source.key())) {
+                    Ok(archive) if seen.contains(&archive.index.session) => {}
+                    Ok(archive) => found.push((archive.index.session, archive.envelope)),
+                    Err(failure) if is_lost(&failure) => findings.archive(*number, failure),
+                    Err(failure) => return Err(failure),
+                }
+                progress.files(1);
+                Ok(())
+            })?;
+            self.all(sink, found, &mut seen, &mut rekeyed)?;
+        }
+        Ok(rekeyed)
+    }
+
+    fn envelopes(
+        &self,
+        sink: &mut dyn Objects,
+        sessions: &[SessionId],
+        findings: &mut Findings,
+    ) -> Outcome<Vec<Opened>> {
+        let (source, lineage) = (&self.chain.source, &self.chain.lineage);
+        let wanted: Vec<_> = sessions.iter().map(|session| Wanted::Envelope(*source, *session)).collect();
+        let mut found = Vec::new();
+        sink.objects(&wanted, &mut |at, got| {
+            crate::cli::check_interrupted()?;
+            let session = sessions[at];
+            let read = |bytes: Vec<u8>| {
+                let signed = Signed::<Envelope>::parse(&bytes)
+                    .map_err(|e| crate::restore::objects::tampered("envelope", e.to_string()))?;
+                verify::envelope(signed, &session, source, lineage, self.source.key())
+            };
+            match got.and_then(read) {
+                Ok(envelope) => found.push((session, envelope)),
+                Err(failure) if is_lost(&failure) => {
+                    findings.other(format!("session {}: {}", session.short(), failure.message));
+                }
+                Err(failure) => return Err(failure),
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    fn all(
+        &self,
+        sink: &mut dyn Objects,
+        sessions: Vec<Opened>,
+        seen: &mut HashSet<SessionId>,
+        rekeyed: &mut Rekeyed,
+    ) -> Outcome<()> {
+        for (session, envelope) in sessions {
+            if !seen.insert(session) {
+                continue;
+            }
+            match self.wrap(&session, &envelope)? {
+                Wrapped::Already => rekeyed.already += 1,
+                Wrapped::Closed => rekeyed.closed += 1,
+                Wrapped::New(wrap) => {
+                    if !self.dry {
+                        sink.put_wrap(&wrap)?;
+                    }
+                    rekeyed.sealed += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The wrap of a session for those of the recipients that it is not sealed to.
+    fn wrap(&self, session: &SessionId, envelope: &Verified<Envelope>) -> Outcome<Wrapped> {
+        let later = self.wraps.get(session).map_or(&[][..], Vec::as_slice);
+        let mut has = envelope.recipients.iter().chain(later.iter().flat_map(|wrap| wrap.recipients.iter()));
+        let new: Vec<&Recipient> = self
+            .recipients
+            .iter()
+            .filter(|recipient| !has.clone().any(|wrap| wrap.recipient == recipient.digest()))
+            .collect();
+        if new.is_empty() {
+            return Ok(Wrapped::Already);
+        }
+        if !self.mixed && new.iter().any(|one| one.kem() == Kem::X25519) && has.any(|wrap| wrap.kem == Kem::XWing) {
+            let message = "what is sealed to X-Wing would be only as strong as X25519 against a quantum computer";
+            return Err(Failure::new("recipients", Exit::Failed, message).help("if it is meant: --mixed-recipients"));
+        }
+        let by_wrap = || later.iter().find_map(|wrap| open::session_by_wrap(envelope, wrap, self.identity));
+        let (secret, source_secret) = match open::session(envelope, session, self.identity) {
+            Err(failure) if failure.exit == Exit::Identity => match by_wrap() {
+                Some(opened) => opened,
+                None => return Ok(Wrapped::Closed),
+            },
+            opened => opened?,
+        };
+        let failed = |e: String| Failure::new("wrap", Exit::Failed, format!("session {}: {e}", session.short()));
+        let commitment = envelope.commitment;
+        let seal = |recipient: &&Recipient| {
+            wrap_for(recipient, &envelope.source, &envelope.lineage, &commitment, &secret, &source_secret)
+        };
+        let recipients = new.iter().map(seal).collect::<Result<Vec<_>, _>>().map_err(|e| failed(e.to_string()))?;
+        let recipients = List::new(recipients).map_err(|e| failed(e.to_string()))?;
+        let wrap =
+            Wrap { source: envelope.source, lineage: envelope.lineage, session: *session, commitment, recipients };
+        let signed = sign(wrap, &self.identity.owner_key()).map_err(|e| failed(e.to_string()))?;
+        Ok(Wrapped::New(Box::new(signed)))
+    }
+}
+
+enum Wrapped {
+    New(Box<Verified<Wrap>>),
+    Already,
+    Closed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::restore::later::Later;
+    use crate::restore::reader::Reader;
+    use crate::restore::restore;
+    use crate::restore::testing::Vault;
+    use crate::restore::tests::{options, target};
+    use shared::id::{Digest, VerifyKey};
+    use shared::signature::SigningKey;
+    use shared::wire::Damage;
+
+    fn owner() -> Identity {
+        Identity::from_seed(&[7; 32])
+    }
+    fn office() -> Identity {
+        Identity::from_seed(&[8; 32])
+    }
+
+    /// Two snapshots; the second uses an archive of a session that has no head of its own.
+    fn three_sessions() -> (Vault, [Digest; 2]) {
+        let mut vault = Vault::new();
+        let file = vault.file("f", &[b"one"]);
+        let first = vault.snapshot(vec![file.clone()]);
+        vault.next_session();
+        let cut_off = vault.file("g", &[b"two"]);
+        vault.next_session();
+        let second = vault.snapshot(vec![file, cut_off]);
+        (vault, [first, second])
+    }
+
+    fn rekey(vault: &mut Vault, identity: &Identity, recipients: &[Recipient]) -> Outcome<(Rekeyed, u64)> {
+        let source = vault.trusted();
+        let chain = Chain { source: source.id(), lineage: vault.lineage, sink: vault.sink_key.verify_key() };
+        let heads = vault.verified_heads();
+        let snapshot =
+            |head| Snapshot { sink: 0, source: 0, head, content: Damage::Present, receipt: None, usable: true };
+        let snapshots: Vec<Snapshot> = heads.into_iter().map(snapshot).collect();
+        let snapshots: Vec<&Snapshot> = snapshots.iter().collect();
+        let (mut findings, mut named) = (Findings::default(), Named::default());
+        named.snapshots(vault, &snapshots, &mut findings)?;
+        let wraps = Later::default().of(vault, &source, &chain.lineage, identity)?;
+        let rekey = Rekey { source: &source, chain, identity, recipients, mixed: false, dry: false, wraps };
+        let rekeyed = rekey.run(vault, &snapshots, &named, &mut findings, &Progress::hidden())?;
+        Ok((rekeyed, findings.count()))
+    }
+
+    /// Files of a snapshot that an identity restores, all of it.
+    fn restored(vault: &mut Vault, head: &Digest, identity: &Identity) -> Outcome<u64> {
+        let (source, head) = (vault.trusted(), vault.head(head));
+        let (_dir, out) = target();
+        let mut reader = Reader::open(vault, &source, head, identity, &Later::default())?;
+        let report = restore(&mut reader, b"", &options(&out), &Progress::hidden(), &mut |_| {})?;
+        assert_eq!(report.lost.count(), 0);
+        Ok(report.files)
+    }
+
+    #[test]
+    fn every_session_opens_for_a_recipient_that_came_later() {
+        let (mut vault, heads) = three_sessions();
+        assert_eq!(restored(&mut vault, &heads[1], &office()).err().unwrap().exit, Exit::Identity);
+        let recipients = [office().recipient(Kem::X25519)];
+        let (rekeyed, findings) = rekey(&mut vault, &owner(), &recipients).unwrap();
+        assert_eq!((rekeyed, findings), (Rekeyed { sealed: 3, already: 0, closed: 0 }, 0));
+        assert_eq!(heads.map(|head| restored(&mut vault, &head, &office()).unwrap()), [1, 2]);
+        let wraps = vault.store.wraps.len();
+        let (rekeyed, _) = rekey(&mut vault, &owner(), &recipients).unwrap();
+        assert_eq!((rekeyed.already, vault.store.wraps.len()), (3, wraps), "nothing is sealed twice");
+    }
+
+    #[test]
+    fn what_is_lost_is_told_and_the_rest_is_sealed() {
+        let (mut vault, heads) = three_sessions();
+        // The one archive of the session without a head.
+        let gone = *vault.store.regions.keys().nth(2).unwrap();
+        vault.store.regions.remove(&gone);
+        let (rekeyed, findings) = rekey(&mut vault, &owner(), &[office().recipient(Kem::X25519)]).unwrap();
+        assert_eq!((rekeyed.sealed, findings), (2, 1));
+        assert_eq!(restored(&mut vault, &heads[0], &office()).unwrap(), 1);
+    }
+
+    #[test]
+    fn who_cannot_read_a_session_seals_it_to_nobody() {
+        let (mut vault, _) = three_sessions();
+        let stranger = Identity::from_seed(&[9; 32]);
+        let (rekeyed, _) = rekey(&mut vault, &stranger, &[office().recipient(Kem::X25519)]).unwrap();
+        assert_eq!((rekeyed, vault.store.wraps.len()), (Rekeyed { closed: 3, ..Rekeyed::default() }, 0));
+    }
+
+    /// A sink may keep whatever it likes as wraps: what neither owner signed, or is of another session, opens nothing.
+    #[test]
+    fn wraps_of_strangers_and_of_other_sessions_open_nothing() {
+        let (mut vault, heads) = three_sessions();
+        rekey(&mut vault, &owner(), &[office().recipient(Kem::X25519)]).unwrap();
+        let session = vault.head(&heads[1]).session;
+        let wraps = std::mem::take(&mut vault.store.wraps);
+        let of = |bytes: &&Vec<u8>| {
+            let owner = owner().owner_key().verify_key();
+            Signed::<Wrap>::parse(bytes).unwrap().verify(&owner).unwrap().session == session
+        };
+        let mine = wraps.iter().find(of).unwrap();
+        let other = wraps.iter().find(|bytes| !of(bytes)).unwrap();
+        let by = |bytes: &[u8], key: &SigningKey, change: &dyn Fn(&mut Wrap)| {
+            let owner: VerifyKey = owner().owner_key().verify_key();
+            let mut wrap = Signed::<Wrap>::parse(bytes).unwrap().verify(&owner).unwrap().into_value();
+            change(&mut wrap);
+            sign(wrap, key).unwrap().as_bytes().to_vec()
+        };
+        let stranger = SigningKey::from_seed(&[66; 32]);
+        let forged: Vec<Vec<u8>> = wraps.iter().map(|bytes| by(bytes, &stranger, &|_| {})).collect();
+        let moved = by(other, &owner().owner_key(), &|wrap| wrap.session = session);
+        let taken = by(mine, &owner().owner_key(), &|wrap| wrap.commitment = Digest::new([1; 32]));
+        for kept in [forged, vec![moved], vec![taken]] {
+            vault.store.wraps = kept;
+            assert_eq!(restored(&mut vault, &heads[1], &office()).err().unwrap().exit, Exit::Identity);
+        }
+    }
+
+    #[test]
+    fn x_wing_is_not_weakened_unasked() {
+        let (mut vault, _) = three_sessions();
+        let strong = Identity::from_seed(&[10; 32]).recipient(Kem::XWing);
+        rekey(&mut vault, &owner(), &[strong]).unwrap();
+        let refused = rekey(&mut vault, &owner(), &[office().recipient(Kem::X25519)]).err().unwrap();
+        assert_eq!(refused.code, "recipients");
+    }
+}
