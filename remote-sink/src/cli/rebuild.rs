@@ -24,7 +24,13 @@ pub fn run(args: &RebuildArgs, context: &mut Context<'_>) -> Result<u8, Failure>
     let vault = Vault::open_to_change(context.global.root.as_deref())?;
     for one in vault.choose(&args.sources)?.iter().filter(|one| one.enrolment.role == Role::Push) {
         for told in retention::salvage(&vault.desk()?, &one.name)?.unwrap_or_default() {
-            context.line(format!("{}  {}", one.name, printable(told.as_bytes(), 500)))?;
+            let told = printable(told.as_bytes(), 500);
+            if context.global.json {
+                let name = one.name.as_str();
+                context.json(&serde_json::json!({ "message_type": "salvaged", "source": name, "message": told }))?;
+            } else {
+                context.line(format!("{}  {told}", one.name))?;
+            }
         }
     }
     vault.observe(context);

@@ -30,6 +30,8 @@ pub struct Connected {
     pub facts: SinkFacts,
     /// Archives that it holds.
     pub present: HashSet<u64>,
+    /// It listed archives that the index did not have, or had with another id.
+    pub learned: bool,
     pub next_number: u64,
     /// What its sink says is damaged there.
     pub damage: Option<Damage>,
@@ -70,7 +72,8 @@ pub fn connect(
     let first = state.remembered.is_none() && state.pending.is_none();
     let mut warnings = if first { foreign_lineages(&mut client, me, state_dir)? } else { Vec::new() };
     let facts = index.sink(client.sink())?;
-    refresh(&mut client, me, index, &facts, whole_list, told).map_err(|failure| failure.remote(dial.name()))?;
+    let learned =
+        refresh(&mut client, me, index, &facts, whole_list, told).map_err(|failure| failure.remote(dial.name()))?;
     let facts = index.sink(client.sink())?;
     let present = index.present(&facts)?;
     let damage = match heal::ask(&mut client, me, index, &facts, &present) {
@@ -84,7 +87,7 @@ pub fn connect(
         }
         Err(failure) => return Err(failure.remote(dial.name())),
     };
-    Ok(Connected { client, state, facts, present, next_number, damage, warnings })
+    Ok(Connected { client, state, facts, present, learned, next_number, damage, warnings })
 }
 
 pub fn own<'a>(me: &Me<'a>) -> Own<'a> {
@@ -124,7 +127,8 @@ fn next_number(welcome: &Welcome, me: &Me) -> Outcome<u64> {
         .help("do not trust this sink's answers; compare with its operator (remote-sink verify), and check your other remotes"))
 }
 
-/// Compares the index with the sink's list of archives, from where it was last accounted for.
+/// Compares the index with the sink's list of archives, from where it was last accounted for. Says whether there were
+/// any that the index did not have.
 fn refresh(
     client: &mut Client,
     me: &Me,
@@ -132,7 +136,7 @@ fn refresh(
     facts: &SinkFacts,
     whole_list: bool,
     told: &dyn Fn(&str),
-) -> Outcome<()> {
+) -> Outcome<bool> {
     let next = client.welcome().next_number.map_or(0, ArchiveNumber::get);
     let journal = client.welcome().journal;
     // Where something is damaged, archives may be gone as a whole.
@@ -141,7 +145,7 @@ fn refresh(
         whole_list || damaged || facts.journal != journal || facts.lists >= WHOLE_LIST_AFTER || next < facts.next;
     let from = if whole { 0 } else { facts.next };
     if from >= next && !whole {
-        return index.account(facts, next, journal, false);
+        return index.account(facts, next, journal, false).map(|()| false);
     }
     let number = ArchiveNumber::new(from).map_err(|e| Failure::new("numbers", Exit::Failed, e.to_string()))?;
     // A sink whose next number is 0 says already that it holds none: that costs no round trip.
@@ -170,8 +174,10 @@ fn refresh(
     index.drop_presence(facts, &other)?;
     let known: Vec<u64> = known.into_iter().filter(|number| !present.contains(number)).collect();
     index.add_presence(facts, &known)?;
+    let learned = !unknown.is_empty();
     learn_all(client, me, index, facts, unknown, told)?;
-    index.account(facts, next, journal, whole)
+    index.account(facts, next, journal, whole)?;
+    Ok(learned)
 }
 
 fn learn_all(

@@ -74,7 +74,9 @@ impl Answers {
 
     /// Has every remote answered what was foreseen?
     fn are_as(&self, foreseen: &Foreseen) -> bool {
-        let as_foreseen = |remote: &Connected| remote.damage.is_none() && remote.next_number <= foreseen.next_number;
+        let as_foreseen = |remote: &Connected| {
+            remote.damage.is_none() && !remote.learned && remote.next_number <= foreseen.next_number
+        };
         self.connected.len() == self.reports.len()
             && self.connected.iter().all(|(_, remote)| as_foreseen(remote))
             && self.everywhere() == foreseen.everywhere
@@ -130,7 +132,8 @@ pub fn run(env: &Env, sets: &[SetPlan]) -> Outcome<Report> {
     // Of those that were taken ahead, none has left this machine.
     taken.set_back(known);
     if answers.connected.is_empty() {
-        taken.close()?;
+        // A bound that stays too high costs a few numbers.
+        let _ = taken.close();
         return Ok(Report { sets: Vec::new(), failure: answers.failure(), remotes: answers.reports });
     }
     let floor = answers.connected.iter().map(|(_, remote)| remote.next_number).max().unwrap_or(0);
@@ -138,7 +141,7 @@ pub fn run(env: &Env, sets: &[SetPlan]) -> Outcome<Report> {
     index::series::put_aside_from(&env.cache_dir, taken.next())?;
     drop(taken);
     let remotes = answers.connected.iter().map(|(at, _)| *at).collect();
-    let (mut run, waiting) = begin(env, remotes, answers.everywhere(), &numbers, Gate::open())?;
+    let (mut run, waiting) = begin(env, remotes, answers.everywhere(), &numbers, None)?;
     let mut pushing = waiting.start(env, answers);
     let conducted = conduct(&mut run, &mut pushing.patients, sets);
     end(run, conducted, pushing)
@@ -155,12 +158,13 @@ enum Ahead {
 fn ahead(env: &Env, sets: &[SetPlan], foreseen: &Foreseen, numbers: &Arc<Mutex<Numbers>>) -> Outcome<Ahead> {
     let (shut, gate) = Gate::shut();
     let remotes = (0..env.remotes.len()).collect();
-    let (mut run, waiting) = begin(env, remotes, foreseen.everywhere.clone(), numbers, gate)?;
+    let (mut run, waiting) = begin(env, remotes, foreseen.everywhere.clone(), numbers, Some(gate))?;
     let stop = Arc::clone(&run.stop);
     let (conducted, answered) = std::thread::scope(|scope| {
         let connecting = scope.spawn(move || {
             let answers = connect_all(env, foreseen.next_number);
             let answered = if answers.are_as(foreseen) {
+                stop.listen();
                 Ok(waiting.start(env, answers))
             } else {
                 stop.fail(Failure::new("foreseen", Exit::Failed, "a remote did not answer as the local index says"));
@@ -200,19 +204,20 @@ struct Pushing {
     reports: Vec<RemoteReport>,
 }
 
-/// Everything that the sets need of a run with these remotes.
+/// Everything that the sets need of a run with these remotes; `ahead` is the gate of one whose remotes have not answered.
 fn begin<'a>(
     env: &'a Env,
     remotes: Vec<usize>,
     everywhere: HashSet<u64>,
     numbers: &Arc<Mutex<Numbers>>,
-    gate: Gate,
+    ahead: Option<Gate>,
 ) -> Outcome<(Run<'a>, Waiting)> {
     let (secret, envelope) = new_session(env.source, env.lineage, &env.secret, &env.recipients, &env.signing)
         .map_err(|e| Failure::new("session", Exit::Failed, format!("cannot open a session: {e}")))?;
     let envelope = Arc::new(envelope);
     let budget = Budget::new(env.budget_bytes);
-    let stop = Arc::new(Stop::new(Arc::clone(&budget)));
+    let stop = if ahead.is_some() { Stop::deaf(Arc::clone(&budget)) } else { Stop::new(Arc::clone(&budget)) };
+    let stop = Arc::new(stop);
     let sealer = Sealer {
         source: env.source,
         lineage: env.lineage,
@@ -245,7 +250,7 @@ fn begin<'a>(
         sealer: Arc::new(sealer),
         numbers: Arc::clone(numbers),
         stop,
-        gate,
+        gate: ahead.unwrap_or_else(Gate::open),
         budget,
         cutter: Cutter::new(env.secret.gear(&env.lineage)),
         users: Users::read(),

@@ -10,13 +10,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The switch of one run.
 pub struct Stop {
     set: AtomicBool,
+    /// Does nobody see to it that a signal ends the run at once? Then this switch does.
+    listens: AtomicBool,
     failure: Mutex<Option<Failure>>,
     budget: Arc<Budget>,
 }
 
 impl Stop {
     pub fn new(budget: Arc<Budget>) -> Self {
-        Self { set: AtomicBool::new(false), failure: Mutex::new(None), budget }
+        Self { set: AtomicBool::new(false), listens: AtomicBool::new(true), failure: Mutex::new(None), budget }
+    }
+
+    /// Of a run that may end at any moment without a trace: a signal ends the process, until [`Stop::listen`].
+    pub fn deaf(budget: Arc<Budget>) -> Self {
+        Self { listens: AtomicBool::new(false), ..Self::new(budget) }
+    }
+
+    /// From now on signals end the run tidily.
+    pub fn listen(&self) {
+        self.listens.store(true, Ordering::Release);
     }
 
     /// Stops the run because of this; later failures are consequences and are dropped.
@@ -28,7 +40,9 @@ impl Stop {
 
     /// Is the run to end?
     pub fn is_set(&self) -> bool {
-        if let Err(failure) = check_interrupted() {
+        if self.listens.load(Ordering::Acquire)
+            && let Err(failure) = check_interrupted()
+        {
             self.fail(failure.help("run the same command again: what was acknowledged is not sent again"));
         }
         self.set.load(Ordering::Acquire)

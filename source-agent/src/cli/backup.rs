@@ -112,7 +112,7 @@ pub fn run(args: &BackupArgs, context: &Context) -> Outcome<Exit> {
 /// Hooks and notifications around the run.
 fn around(context: &Context, loaded: &Loaded, env: &mut Env, sets: Vec<SetPlan>) -> Outcome<Exit> {
     let begun = Instant::now();
-    warn_of_recipients(context, env)?;
+    warn_of_recipients(context, env);
     warn_all(context, hooks::notify(loaded, None));
     let mut there = Vec::new();
     // A hook may mount what is to be backed up.
@@ -139,12 +139,13 @@ fn around(context: &Context, loaded: &Loaded, env: &mut Env, sets: Vec<SetPlan>)
 }
 
 /// Once, of each recipient that the lineage did not begin with.
-fn warn_of_recipients(context: &Context, env: &Env) -> Outcome<()> {
+fn warn_of_recipients(context: &Context, env: &Env) {
     // A damaged index is put aside later: it is of something.
     let sent = !env.heads.is_empty() || env.index.next_number().map_or(true, |next| next > 0);
-    let new = began::note(&env.state_dir, &env.lineage, &env.recipients, sent)?;
-    warn_all(context, new.into_iter().map(began::warning).collect());
-    Ok(())
+    match began::note(&env.state_dir, &env.lineage, &env.recipients, sent) {
+        Ok(new) => warn_all(context, new.into_iter().map(began::warning).collect()),
+        Err(failure) => progress::warn(context, &failure.to_string()),
+    }
 }
 
 /// Runs the sets of which anything is there. One of which nothing is gets no empty snapshot, which would be its newest.

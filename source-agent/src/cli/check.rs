@@ -116,7 +116,7 @@ fn chain(
     let rows = Substitutes::fetch(&mut *desk.sinks[fresh.sink], id, lineage, &mut findings)?;
     let mut is_named = |left: &BlockName| Ok(named.is_live(left.number.get(), &left.id, left.block));
     let substitutes = Substitutes::read(rows, (id, lineage), &keys, &mut findings, &mut is_named)?;
-    named.regions(&mut *desk.sinks[fresh.sink], &source, name, &substitutes, &mut findings, &progress)?;
+    named.regions(&mut *desk.sinks[fresh.sink], &source, name, &substitutes, &mut findings, &progress, &mut |_| {})?;
     totals.snapshots += named.snapshots;
     totals.expired += named.expired;
     totals.archives += named.archives();

@@ -151,7 +151,8 @@ fn of_keys(loaded: &Loaded) -> Vec<Finding> {
             let later = keys::began::later(&loaded.paths.state_dir, &keys.lineage, &keys.recipients);
             let label = |recipient: &Recipient| {
                 let later = later.iter().any(|one| one.digest() == recipient.digest());
-                keys::recipient_label(recipient) + if later { ", which came later (rekey)" } else { "" }
+                keys::recipient_label(recipient)
+                    + if later { ", which came later (rekey, for what was there before)" } else { "" }
             };
             let to: Vec<String> = keys.recipients.iter().map(label).collect();
             (keys.card, format!("sealed to {}", to.join(", ")))

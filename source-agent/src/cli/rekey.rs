@@ -6,19 +6,20 @@ use crate::keys;
 use crate::owner::TrustedSource;
 use crate::progress::{Progress, notice, warn};
 use crate::report::{Exit, Failure, Outcome};
-use crate::restore::check::Named;
 use crate::restore::findings::Findings;
 use crate::restore::reading::{Desk, Need};
 use crate::restore::rekey::{Rekey, Rekeyed};
 use crate::restore::resolve;
 use crate::restore::view::{Fresh, Snapshot, View};
+use shared::wire::Damage;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Seals the secrets of every session of the sources that this identity owns to further recipients, and leaves that with
-the sinks. No data is sent again. On each source the recipient belongs into the configuration too, for what is yet to
-come; nobody's access is taken away by leaving a recipient out.
+Seals the secrets of all sessions that can be restored, of the sources that this identity owns, to
+further recipients, and leaves that with the sinks. No data is sent again. A source seals to them from
+now on if they stand in `recipients` of its configuration: begin with that. To leave somebody out of
+there takes nothing away that is sealed already.
 
 Examples:
   source-agent rekey --recipient office.pub -i ~/backup.key
@@ -70,12 +71,31 @@ pub fn run(args: &RekeyArgs, context: &Context) -> Outcome<Exit> {
         let message = "the remotes show nothing of a source that is trusted here: nothing was sealed";
         return Err(Failure::new("no-snapshot", Exit::NotFound, message).help("source-agent trust list"));
     }
-    let mut whole = true;
+    for recipient in &recipients {
+        notice(context, &format!("Sealing to {}", keys::recipient_label(recipient)));
+    }
+    let (mut whole, mut first) = (true, None);
     for fresh in mine {
-        whole &= chain(args, context, &mut desk, &view, fresh, &recipients)?;
+        match chain(args, context, &mut desk, &view, fresh, &recipients) {
+            Ok(all) => whole &= all,
+            Err(failure) if matches!(failure.exit, Exit::Interrupted | Exit::Terminated) => return Err(failure),
+            // A full disk or a lost line of one sink is no reason to leave the others as they are.
+            Err(failure) => {
+                if let Some(failure) = first.replace(failure) {
+                    warn(context, &failure.to_string());
+                }
+            }
+        }
+    }
+    if let Some(failure) = first {
+        return Err(failure);
     }
     if !args.dry_run {
-        notice(context, "Put the recipient into `recipients` of each source's configuration as well, for new backups.");
+        notice(
+            context,
+            "Backups seal to it once it stands in `recipients` of the source's configuration. What a source sent \
+             before that and after this is sealed by running this command again.",
+        );
     }
     Ok(match (whole, view.exit()) {
         (false, _) => Exit::Tampered,
@@ -109,8 +129,10 @@ fn chain(
     fresh: &Fresh,
     recipients: &[Recipient],
 ) -> Outcome<bool> {
-    let snapshots: Vec<&Snapshot> =
-        view.snapshots.iter().filter(|s| s.sink == fresh.sink && s.head.chain() == fresh.chain).collect();
+    // Of lineages that nobody trusts, behind a freeze, and of what is expired, nothing is passed on.
+    let mine = |s: &&Snapshot| s.sink == fresh.sink && s.head.chain() == fresh.chain;
+    let is_read = |s: &&Snapshot| s.usable && s.content == Damage::Present;
+    let snapshots: Vec<&Snapshot> = view.snapshots.iter().filter(mine).filter(is_read).collect();
     let source = desk.trust.sources[fresh.source].clone();
     let remote = desk.remotes[fresh.sink].name.clone();
     let what = format!("{} at {remote}", source.name());
@@ -118,18 +140,16 @@ fn chain(
     let (identity, sink) = (desk.identity.as_ref(), &mut *desk.sinks[fresh.sink]);
     let identity =
         identity.ok_or_else(|| Failure::new("identity-missing", Exit::Identity, "this needs the identity"))?;
-    let (mut findings, mut named) = (Findings::default(), Named::default());
-    named.snapshots(sink, &snapshots, &mut findings)?;
+    let mut findings = Findings::default();
     let progress = Progress::new(context, &what, None);
-    progress.set_total_files(named.archives());
     let wraps = later.of(sink, &source, &fresh.chain.lineage, identity)?;
     let (mixed, dry) = (args.mixed_recipients, args.dry_run);
     let rekey = Rekey { source: &source, chain: fresh.chain, identity, recipients, mixed, dry, wraps };
-    let rekeyed = rekey.run(sink, &snapshots, &named, &mut findings, &progress);
+    let rekeyed = rekey.run(sink, &snapshots, &mut findings, &progress);
     progress.finish();
     let rekeyed = rekeyed.map_err(|failure| failure.remote(&remote))?;
     findings.lines().iter().for_each(|line| warn(context, &format!("{what}: {line}")));
-    print(context, &source, &remote, &rekeyed, args.dry_run)?;
+    print(context, &source, &remote, &rekeyed, recipients, args.dry_run)?;
     if rekeyed.closed > 0 {
         let sessions = rekeyed.closed;
         warn(context, &format!("{what}: {sessions} sessions are not sealed to this identity and stay as they are"));
@@ -137,7 +157,14 @@ fn chain(
     Ok(findings.is_empty() && rekeyed.closed == 0)
 }
 
-fn print(context: &Context, source: &TrustedSource, remote: &str, rekeyed: &Rekeyed, dry: bool) -> Outcome<()> {
+fn print(
+    context: &Context,
+    source: &TrustedSource,
+    remote: &str,
+    rekeyed: &Rekeyed,
+    recipients: &[Recipient],
+    dry: bool,
+) -> Outcome<()> {
     let Rekeyed { sealed, already, closed } = *rekeyed;
     if context.json {
         return print_json(&serde_json::json!({
@@ -145,6 +172,7 @@ fn print(context: &Context, source: &TrustedSource, remote: &str, rekeyed: &Reke
             "source": source.name(),
             "remote": remote,
             "dry_run": dry,
+            "recipients": recipients.iter().map(|recipient| recipient.fingerprint()).collect::<Vec<_>>(),
             "sessions_sealed": sealed,
             "sessions_already": already,
             "sessions_closed": closed,

@@ -32,9 +32,9 @@ pub fn render(facts: &Facts) -> String {
     } else {
         let _ = writeln!(text, "recipients = {}  # whom backups are sealed to", list(facts.recipients.clone()));
     }
-    if facts.mixed_recipients {
-        text.push_str("mixed-recipients = true            # an X25519 recipient beside X-Wing ones is meant\n");
-    }
+    let comment = if facts.mixed_recipients { "" } else { "# " };
+    let _ =
+        writeln!(text, "{comment}mixed-recipients = true            # an X25519 recipient beside X-Wing ones is meant");
     text.push_str(PLACES);
     if facts.reader {
         text.push_str("\n[reader]\n");
@@ -44,6 +44,8 @@ pub fn render(facts: &Facts) -> String {
             }
             None => text.push_str("# identity = \"/home/ann/backup.key\"   # used without -i\n"),
         }
+    } else {
+        text.push_str(READER);
     }
     if let Some(paths) = &facts.paths {
         text.push_str(BACKUP);
@@ -88,6 +90,11 @@ const SIGNING: &str =
 const PLACES: &str = "\
 # state-dir = \"/var/lib/source-agent\"   # source secret, remembered heads: not to be lost
 # cache-dir = \"/var/cache/source-agent\" # may be lost at any time
+";
+
+const READER: &str = "
+# [reader]                          # on a machine that restores (init --reader)
+# identity = \"/home/ann/backup.key\"   # used without -i
 ";
 
 const BACKUP: &str = "

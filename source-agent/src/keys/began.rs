@@ -40,12 +40,16 @@ pub fn note<'a>(
         before.as_ref().is_some_and(|lines| !lines.iter().any(|line| line.starts_with(&digest)))
     };
     let new: Vec<&Recipient> = recipients.iter().filter(is_new).collect();
-    let mut lines = match &before {
-        Some(_) if new.is_empty() => return Ok(new),
-        Some(lines) => lines.clone(),
-        None => recipients.iter().map(|recipient| recipient.digest().to_string()).collect(),
+    let digests = || recipients.iter().map(|recipient| recipient.digest().to_string());
+    let mut lines: Vec<String> = match &before {
+        // Who is left out and comes back has missed something.
+        Some(lines) => lines.iter().filter(|line| digests().any(|one| line.starts_with(&one))).cloned().collect(),
+        None => digests().collect(),
     };
     lines.extend(new.iter().map(|recipient| recipient.digest().to_string() + LATER));
+    if before.as_ref() == Some(&lines) {
+        return Ok(new);
+    }
     let text = format!("{lineage}\n{}\n", lines.join("\n"));
     let path = state_dir.join(FILE);
     durable::replace(&path, text.as_bytes(), durable::PRIVATE).map_err(|e| Failure::io("write", &path, &e))?;
@@ -78,6 +82,7 @@ mod tests {
         assert_eq!((told(&first, 2, false), known(&first)), (0, 0), "nothing was sealed to one of them alone");
         assert_eq!((told(&first, 3, true), known(&first)), (1, 1));
         assert_eq!((told(&first, 3, true), known(&first)), (0, 1));
+        assert_eq!((told(&first, 1, true), told(&first, 2, true), known(&first)), (0, 1, 1), "it was away for a run");
         assert_eq!((told(&second, 3, true), known(&second)), (0, 0));
     }
 }

@@ -10,11 +10,13 @@ use crate::report::{Exit, Failure, Outcome};
 use crate::restore::check::Named;
 use crate::restore::findings::Findings;
 use crate::restore::later::Wraps;
-use crate::restore::objects::{ArchiveName, Objects, Wanted, is_lost};
+use crate::restore::objects::{ArchiveName, Objects, Wanted, is_lost, tampered};
 use crate::restore::open;
+use crate::restore::substitutes::Substitutes;
 use crate::restore::verify;
 use crate::restore::view::Snapshot;
 use shared::codec::List;
+use shared::format::owner::BlockName;
 use shared::format::{Envelope, Kem, Wrap};
 use shared::id::{Chain, SessionId};
 use shared::signature::{Signed, Verified, sign};
@@ -23,6 +25,8 @@ use std::sync::Arc;
 
 /// Envelopes and header regions that are asked for in one row.
 const AT_ONCE: usize = 256;
+/// Bytes of wraps of a lineage at a sink: readers take little more in one list.
+pub const WRAPS_BYTES_MAX: usize = 96 << 20;
 
 /// The work on one chain.
 pub struct Rekey<'a> {
@@ -50,53 +54,110 @@ pub struct Rekeyed {
     pub closed: u64,
 }
 
-/// A session and its envelope.
-type Opened = (SessionId, Verified<Envelope>);
+/// Sessions in the order in which they were met, each once.
+#[derive(Default)]
+struct Sessions {
+    all: Vec<SessionId>,
+    seen: HashSet<SessionId>,
+}
+
+impl Sessions {
+    fn add(&mut self, session: SessionId) {
+        if self.seen.insert(session) {
+            self.all.push(session);
+        }
+    }
+}
 
 impl Rekey<'_> {
-    /// Goes through the sessions of all heads, and of all archives that snapshots name. What cannot be read is a finding.
+    /// Goes through the sessions of these snapshots, of all archives that they name, and of those that stand for
+    /// others; newest first. What cannot be read, and a session that the sink takes no wrap for, is a finding.
     pub fn run(
         &self,
         sink: &mut dyn Objects,
         snapshots: &[&Snapshot],
-        named: &Named,
         findings: &mut Findings,
         progress: &Progress,
     ) -> Outcome<Rekeyed> {
-        let (mut seen, mut rekeyed) = (HashSet::new(), Rekeyed::default());
-        let heads: HashSet<SessionId> = snapshots.iter().map(|snapshot| snapshot.head.session).collect();
-        for row in heads.into_iter().collect::<Vec<_>>().chunks(AT_ONCE) {
-            let envelopes = self.envelopes(sink, row, findings)?;
-            self.all(sink, envelopes, &mut seen, &mut rekeyed)?;
-        }
-        let archives: Vec<_> = named.ids().collect();
-        for row in archives.chunks(AT_ONCE) {
-            let name = |number| ArchiveName { source: self.chain.source, lineage: self.chain.lineage, number };
-            let wanted: Vec<_> = row.iter().map(|(number, id)| Wanted::Region(name(*number), *id)).collect();
-            let mut found = Vec::new();
-            sink.objects(&wanted, &mut |at, got| {
+        let sessions = self.sessions(sink, snapshots, findings, progress)?;
+        let mut rekeyed = Rekeyed::default();
+        let mut bytes: usize = self.wraps.values().flatten().map(|wrap| wrap.as_bytes().len()).sum();
+        for row in sessions.chunks(AT_ONCE) {
+            for (session, envelope) in self.envelopes(sink, row, findings)? {
                 crate::cli::check_interrupted()?;
-                let (number, id) = &row[at];
-                match got.and_then(|bytes| verify::region(&bytes, &name(*number), id, self.source.key())) {
-                    Ok(archive) if seen.contains(&archive.index.session) => {}
-                    Ok(archive) => found.push((archive.index.session, archive.envelope)),
-                    Err(failure) if is_lost(&failure) => findings.archive(*number, failure),
-                    Err(failure) => return Err(failure),
-                }
-                progress.files(1);
-                Ok(())
-            })?;
-            self.all(sink, found, &mut seen, &mut rekeyed)?;
+                let count = match self.wrap(&session, &envelope) {
+                    Ok(Wrapped::New(wrap)) => {
+                        bytes += wrap.as_bytes().len();
+                        if bytes > WRAPS_BYTES_MAX {
+                            return Err(too_many());
+                        }
+                        let put = if self.dry { Ok(()) } else { sink.put_wrap(&wrap) };
+                        put.map(|()| &mut rekeyed.sealed)
+                    }
+                    Ok(Wrapped::Already) => Ok(&mut rekeyed.already),
+                    Ok(Wrapped::Closed) => Ok(&mut rekeyed.closed),
+                    Err(failure) => Err(failure),
+                };
+                tell(count.map(|count| *count += 1), &session, findings)?;
+            }
         }
         Ok(rekeyed)
     }
 
+    fn sessions(
+        &self,
+        sink: &mut dyn Objects,
+        snapshots: &[&Snapshot],
+        findings: &mut Findings,
+        progress: &Progress,
+    ) -> Outcome<Vec<SessionId>> {
+        let (source, lineage) = (&self.chain.source, &self.chain.lineage);
+        let mut named = Named::default();
+        named.snapshots(sink, snapshots, findings)?;
+        progress.set_total_files(named.archives());
+        let keys: Vec<_> =
+            [Some(*self.source.key()), self.source.card.owner().copied()].into_iter().flatten().collect();
+        let rows = Substitutes::fetch(sink, source, lineage, findings)?;
+        let mut is_named = |left: &BlockName| Ok(named.is_live(left.number.get(), &left.id, left.block));
+        let substitutes = Substitutes::read(rows, (source, lineage), &keys, findings, &mut is_named)?;
+        let name = |number| ArchiveName { source: *source, lineage: *lineage, number };
+        let mut of_archives = Vec::new();
+        let mut each = |archive: &verify::Archive| of_archives.push(archive.index.session);
+        named.regions(sink, self.source, name, &substitutes, findings, progress, &mut each)?;
+        let rights = substitutes
+            .archives()
+            .into_iter()
+            .flat_map(|number| substitutes.right(number).into_iter().map(move |(_, _, right)| (number, right)));
+        let rights: Vec<_> = rights.collect::<HashSet<_>>().into_iter().collect();
+        for row in rights.chunks(AT_ONCE) {
+            let wanted: Vec<_> = row.iter().map(|(number, id)| Wanted::Region(name(*number), *id)).collect();
+            sink.objects(&wanted, &mut |at, got| {
+                crate::cli::check_interrupted()?;
+                let (number, id) = &row[at];
+                match got.and_then(|bytes| verify::region(&bytes, &name(*number), id, self.source.key())) {
+                    Ok(archive) => of_archives.push(archive.index.session),
+                    // Whether others stand for the same was looked at above.
+                    Err(failure) if is_lost(&failure) => {}
+                    Err(failure) => return Err(failure),
+                }
+                Ok(())
+            })?;
+        }
+        let mut sessions = Sessions::default();
+        let mut heads = snapshots.to_vec();
+        heads.sort_unstable_by_key(|snapshot| std::cmp::Reverse(snapshot.head.sequence));
+        heads.iter().for_each(|snapshot| sessions.add(snapshot.head.session));
+        of_archives.into_iter().rev().for_each(|session| sessions.add(session));
+        Ok(sessions.all)
+    }
+
+    /// Envelopes of sessions, as far as they can be had.
     fn envelopes(
         &self,
         sink: &mut dyn Objects,
         sessions: &[SessionId],
         findings: &mut Findings,
-    ) -> Outcome<Vec<Opened>> {
+    ) -> Outcome<Vec<(SessionId, Verified<Envelope>)>> {
         let (source, lineage) = (&self.chain.source, &self.chain.lineage);
         let wanted: Vec<_> = sessions.iter().map(|session| Wanted::Envelope(*source, *session)).collect();
         let mut found = Vec::new();
@@ -104,45 +165,13 @@ impl Rekey<'_> {
             crate::cli::check_interrupted()?;
             let session = sessions[at];
             let read = |bytes: Vec<u8>| {
-                let signed = Signed::<Envelope>::parse(&bytes)
-                    .map_err(|e| crate::restore::objects::tampered("envelope", e.to_string()))?;
+                let signed = Signed::<Envelope>::parse(&bytes).map_err(|e| tampered("envelope", e.to_string()))?;
                 verify::envelope(signed, &session, source, lineage, self.source.key())
             };
-            match got.and_then(read) {
-                Ok(envelope) => found.push((session, envelope)),
-                Err(failure) if is_lost(&failure) => {
-                    findings.other(format!("session {}: {}", session.short(), failure.message));
-                }
-                Err(failure) => return Err(failure),
-            }
-            Ok(())
+            let envelope = got.and_then(read).map(|envelope| found.push((session, envelope)));
+            tell(envelope, &session, findings)
         })?;
         Ok(found)
-    }
-
-    fn all(
-        &self,
-        sink: &mut dyn Objects,
-        sessions: Vec<Opened>,
-        seen: &mut HashSet<SessionId>,
-        rekeyed: &mut Rekeyed,
-    ) -> Outcome<()> {
-        for (session, envelope) in sessions {
-            if !seen.insert(session) {
-                continue;
-            }
-            match self.wrap(&session, &envelope)? {
-                Wrapped::Already => rekeyed.already += 1,
-                Wrapped::Closed => rekeyed.closed += 1,
-                Wrapped::New(wrap) => {
-                    if !self.dry {
-                        sink.put_wrap(&wrap)?;
-                    }
-                    rekeyed.sealed += 1;
-                }
-            }
-        }
-        Ok(())
     }
 
     /// The wrap of a session for those of the recipients that it is not sealed to.
@@ -183,6 +212,23 @@ impl Rekey<'_> {
     }
 }
 
+/// What is wrong with one session keeps no other from being sealed.
+fn tell(done: Outcome<()>, session: &SessionId, findings: &mut Findings) -> Outcome<()> {
+    match done {
+        Err(failure) if is_lost(&failure) => {
+            findings.other(format!("session {}: {}", session.short(), failure.message));
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn too_many() -> Failure {
+    let message = format!("no reader takes more than {} MiB of wraps of one history", WRAPS_BYTES_MAX >> 20);
+    Failure::new("too-many-wraps", Exit::Full, message)
+        .help("what is newest is sealed; for the rest begin a new history: docs/guide.md, \"Rotating keys\"")
+}
+
 enum Wrapped {
     New(Box<Verified<Wrap>>),
     Already,
@@ -197,6 +243,7 @@ mod tests {
     use crate::restore::restore;
     use crate::restore::testing::Vault;
     use crate::restore::tests::{options, target};
+    use shared::codec::Blob;
     use shared::id::{Digest, VerifyKey};
     use shared::signature::SigningKey;
     use shared::wire::Damage;
@@ -228,11 +275,10 @@ mod tests {
             |head| Snapshot { sink: 0, source: 0, head, content: Damage::Present, receipt: None, usable: true };
         let snapshots: Vec<Snapshot> = heads.into_iter().map(snapshot).collect();
         let snapshots: Vec<&Snapshot> = snapshots.iter().collect();
-        let (mut findings, mut named) = (Findings::default(), Named::default());
-        named.snapshots(vault, &snapshots, &mut findings)?;
+        let mut findings = Findings::default();
         let wraps = Later::default().of(vault, &source, &chain.lineage, identity)?;
         let rekey = Rekey { source: &source, chain, identity, recipients, mixed: false, dry: false, wraps };
-        let rekeyed = rekey.run(vault, &snapshots, &named, &mut findings, &Progress::hidden())?;
+        let rekeyed = rekey.run(vault, &snapshots, &mut findings, &Progress::hidden())?;
         Ok((rekeyed, findings.count()))
     }
 
@@ -268,6 +314,33 @@ mod tests {
         let (rekeyed, findings) = rekey(&mut vault, &owner(), &[office().recipient(Kem::X25519)]).unwrap();
         assert_eq!((rekeyed.sealed, findings), (2, 1));
         assert_eq!(restored(&mut vault, &heads[0], &office()).unwrap(), 1);
+    }
+
+    /// Whoever has a source's key signs a session that no identity opens: it is told, and the others are sealed.
+    #[test]
+    fn a_session_that_lies_keeps_no_other_shut() {
+        let (mut vault, heads) = three_sessions();
+        let mut lie = vault.envelope.clone().into_value();
+        let mut wraps = lie.recipients.into_vec();
+        wraps[0].sealed = Blob::new(vec![0; 80]).unwrap();
+        lie.recipients = List::new(wraps).unwrap();
+        vault.envelope = sign(lie, &vault.signing).unwrap();
+        let session = vault.session_id();
+        vault.store.envelopes.insert(session, vault.envelope.as_bytes().to_vec());
+        let file = vault.file("h", &[b"three"]);
+        vault.snapshot(vec![file]);
+        let (rekeyed, findings) = rekey(&mut vault, &owner(), &[office().recipient(Kem::X25519)]).unwrap();
+        assert_eq!((rekeyed.sealed, findings), (3, 1));
+        assert_eq!(heads.map(|head| restored(&mut vault, &head, &office()).unwrap()), [1, 2]);
+    }
+
+    /// The session of an archive that stands for a damaged one may have no head, and no page names the archive.
+    #[test]
+    fn sessions_of_what_was_healed_are_sealed_too() {
+        let (mut vault, head) = crate::restore::tests::healed_in_another_session();
+        let (rekeyed, findings) = rekey(&mut vault, &owner(), &[office().recipient(Kem::X25519)]).unwrap();
+        assert_eq!((rekeyed.sealed, findings), (2, 0));
+        assert_eq!(restored(&mut vault, &head, &office()).unwrap(), 1);
     }
 
     #[test]

@@ -136,12 +136,13 @@ impl Vault {
     pub fn source(&self) -> SourceId {
         self.card.source_id()
     }
-    /// From now on archives and heads are of another session.
-    pub fn next_session(&mut self) {
+    /// From now on archives and heads are of another session; returns the one before.
+    pub fn next_session(&mut self) -> (SessionSecret, Verified<Envelope>) {
         let recipients = [self.identity.recipient(Kem::X25519)];
-        (self.session, self.envelope) =
-            new_session(self.source(), self.lineage, &self.secret, &recipients, &self.signing).unwrap();
+        let next = new_session(self.source(), self.lineage, &self.secret, &recipients, &self.signing).unwrap();
+        let before = (std::mem::replace(&mut self.session, next.0), std::mem::replace(&mut self.envelope, next.1));
         self.store.envelopes.insert(self.session_id(), self.envelope.as_bytes().to_vec());
+        before
     }
     pub fn session_id(&self) -> SessionId {
         SessionId::new(*self.envelope.digest().as_bytes())

@@ -371,12 +371,35 @@ type NamedChunks = Vec<(ChunkId, Vec<u8>)>;
 
 /// A snapshot of one file whose archive is lost; a record names others instead. With the healing archive's number.
 fn healed_by(chunks: &dyn Fn(&Vault) -> NamedChunks, block: u32) -> (Vault, Digest, u64) {
-    let mut vault = Vault::new();
+    healed(Vault::new(), chunks, block, &mut |_| {})
+}
+
+/// The same where what heals is of a session of its own, and the snapshot of the first one again.
+pub fn healed_in_another_session() -> (Vault, Digest) {
+    let chunks = |vault: &Vault| vec![(vault.namer().name(b"healed"), b"healed".to_vec())];
+    let mut first = None;
+    let mut turn = |vault: &mut Vault| match first.take() {
+        None => first = Some(vault.next_session()),
+        Some(before) => (vault.session, vault.envelope) = before,
+    };
+    let (vault, head, _) = healed(Vault::new(), &chunks, 0, &mut turn);
+    (vault, head)
+}
+
+/// `turn` is called before and behind what heals.
+fn healed(
+    mut vault: Vault,
+    chunks: &dyn Fn(&Vault) -> NamedChunks,
+    block: u32,
+    turn: &mut dyn FnMut(&mut Vault),
+) -> (Vault, Digest, u64) {
     vault.block_bytes = 1;
     let left = vault.chunk(b"healed");
     let left_id = vault.page_entries[0].id;
     let chunks = chunks(&vault);
+    turn(&mut vault);
     let right = vault.archive_named(Kind::Data, &chunks)[0].archive;
+    turn(&mut vault);
     // Only the left is named by the snapshot.
     let right_id = vault.page_entries.remove(1).id;
     let head = vault.snapshot(vec![file_of("f", &[left])]);
@@ -410,7 +433,7 @@ fn check_regions(vault: &mut Vault, head: &Digest) -> Vec<String> {
     let rows = Substitutes::fetch(vault, &id, &lineage, &mut findings).unwrap();
     let substitutes = Substitutes::read(rows, (&id, &lineage), &keys, &mut findings, &mut |_| Ok(true)).unwrap();
     let name = |number| ArchiveName { source: id, lineage, number };
-    named.regions(vault, &source, name, &substitutes, &mut findings, &Progress::hidden()).unwrap();
+    named.regions(vault, &source, name, &substitutes, &mut findings, &Progress::hidden(), &mut |_| {}).unwrap();
     findings.lines()
 }
 

@@ -69,11 +69,19 @@ const AGENT: &[(&str, &[&str])] = &[
 
 const SINK: &[(&str, &[&str])] = &[
     ("init", &["--root"]),
-    ("enroll", &["--name", "--install", "--address", "--role", "--quota", "--from"]),
+    ("enroll", &["--name", "--install", "--address", "--role", "--quota", "--from", "--of"]),
     ("sources", &[]),
     ("card", &[]),
     ("revoke", &[]),
     ("snapshots", &[]),
+    ("retention", &["--keep-within", "-l", "-H", "-d", "-w", "-m", "-y", "--min-age"]),
+    ("prune", &["-n", "--now", "--max-remove", "--accept", "--reason"]),
+    ("undelete", &[]),
+    ("hold", &["--reason"]),
+    ("release", &["--reason"]),
+    ("observe", &[]),
+    ("report", &[]),
+    ("rebuild", &[]),
     ("verify", &["--older-than", "--sample", "--limit-read"]),
     ("scrub", &["--sample"]),
     ("status", &["--max-age", "--prometheus"]),
@@ -102,7 +110,7 @@ fn the_agents_commands_and_flags() {
     for (command, words) in [
         ("key", &["recipient", "passphrase", "paper", "recover"][..]),
         ("remote", &["add", "list", "test", "repin", "remove", "accept"]),
-        ("trust", &["add", "list", "remove"]),
+        ("trust", &["add", "list", "remove", "forget"]),
         ("config", &["show", "check", "example"]),
     ] {
         for word in words {

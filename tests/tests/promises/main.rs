@@ -15,6 +15,7 @@ mod hostile_restore;
 mod hostile_sink;
 mod hostile_source;
 mod load;
+mod lost_lines;
 mod main_job;
 mod metadata;
 mod packed;

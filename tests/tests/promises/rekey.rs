@@ -59,7 +59,7 @@ fn a_recipient_that_comes_later_reads_all_after_rekey() {
     source.backup(&data).ok().complains("came after this history began").complains("rekey");
     let again = source.backup(&data).ok();
     assert!(!again.err().contains("came after"), "once is enough\n{}", again.tell());
-    source.run().arg("doctor").done().says("which came later (rekey)");
+    source.run().arg("doctor").done().says("which came later (rekey, for what was there before)");
     assert_eq!(office.restore("latest").0, Some(13), "old data is sealed to the first one alone");
 
     let rekey = ["rekey", "--recipient", office.recipient()].map(str::to_owned);

@@ -6,7 +6,7 @@ use crate::report::{Failure, Outcome};
 use crate::restore::findings::Findings;
 use crate::restore::objects::{ArchiveName, Objects, Wanted, is_lost, tampered};
 use crate::restore::substitutes::Substitutes;
-use crate::restore::verify;
+use crate::restore::verify::{self, Archive};
 use crate::restore::view::Snapshot;
 use shared::bits;
 use shared::format::PageEntry;
@@ -37,11 +37,6 @@ pub struct Named {
 impl Named {
     pub fn archives(&self) -> u64 {
         self.archives.len() as u64
-    }
-
-    /// All archives, by number.
-    pub fn ids(&self) -> impl Iterator<Item = (ArchiveNumber, ArchiveId)> {
-        self.archives.iter().filter_map(|(number, (id, _))| Some((ArchiveNumber::new(*number).ok()?, *id)))
     }
 
     fn add(&mut self, entry: &PageEntry, findings: &mut Findings) -> Outcome<()> {
@@ -141,7 +136,9 @@ impl Named {
         })
     }
 
-    /// Regions of all archives: id, signatures, and that the blocks that snapshots name exist.
+    /// Regions of all archives, ascending: id, signatures, and that the blocks that snapshots name exist. `each` sees
+    /// those that are right.
+    #[allow(clippy::too_many_arguments)]
     pub fn regions(
         &self,
         sink: &mut dyn Objects,
@@ -150,6 +147,7 @@ impl Named {
         substitutes: &Substitutes,
         findings: &mut Findings,
         progress: &Progress,
+        each: &mut dyn FnMut(&Archive),
     ) -> Outcome<()> {
         let mut archives = self.archives.iter();
         loop {
@@ -166,7 +164,10 @@ impl Named {
                 crate::cli::check_interrupted()?;
                 let (number, id, live) = valid[at];
                 match got.and_then(|bytes| verify::region(&bytes, &name(number), id, source.key())) {
-                    Ok(archive) => named_blocks(number, live, archive.index.blocks(), findings),
+                    Ok(archive) => {
+                        named_blocks(number, live, archive.index.blocks(), findings);
+                        each(&archive);
+                    }
                     Err(failure) if is_lost(&failure) => lost.push((at, failure)),
                     Err(failure) => return Err(failure),
                 }
