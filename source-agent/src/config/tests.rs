@@ -274,7 +274,7 @@ fn every_configuration_written_here_is_read_here() {
     let open: Vec<String> = template::example()
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            Some(rest) if rest.contains(" = ") || rest.starts_with("[[") => rest.to_owned(),
+            Some(rest) if rest.contains(" = ") || rest.starts_with('[') => rest.to_owned(),
             _ => line.to_owned(),
         })
         .collect();
@@ -288,6 +288,7 @@ fn every_configuration_written_here_is_read_here() {
     let config = parse(&open, Path::new("x")).unwrap();
     assert_eq!((config.remotes.len(), config.backup.sets.len(), config.notify.len()), (3, 2, 2));
     assert!(config.limits.limit_upload.is_some() && config.metrics.textfile.is_some());
+    assert!(config.source.mixed_recipients && config.reader.is_some());
 }
 
 #[test]
