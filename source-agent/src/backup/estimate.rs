@@ -91,7 +91,8 @@ impl<'a> Estimate<'a> {
     ) -> Outcome<Self> {
         let is_wanted = progress.is_shown() && matches!(set.input, Input::Paths(_));
         let series = if is_wanted { Some(series.reader()?) } else { None };
-        let stop = Arc::new(Stop::new(Budget::new(0)));
+        // The run hears of signals, when it is time; this walk ends with it.
+        let stop = Arc::new(Stop::deaf(Budget::new(0)));
         let (numbers, progress) = (Arc::clone(numbers), progress.clone());
         let sparse = if is_wanted { run.sparse.clone() } else { HashSet::new() };
         let usable = Usable { everywhere: Arc::clone(&run.everywhere), sparse };

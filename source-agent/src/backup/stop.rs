@@ -21,7 +21,7 @@ impl Stop {
         Self { set: AtomicBool::new(false), listens: AtomicBool::new(true), failure: Mutex::new(None), budget }
     }
 
-    /// Of a run that may end at any moment without a trace: a signal ends the process, until [`Stop::listen`].
+    /// Of what may end at any moment without a trace: a signal ends the process, until [`Stop::listen`].
     pub fn deaf(budget: Arc<Budget>) -> Self {
         Self { listens: AtomicBool::new(false), ..Self::new(budget) }
     }

@@ -11,7 +11,6 @@ use crate::restore::reading::{Desk, Need};
 use crate::restore::rekey::{Rekey, Rekeyed};
 use crate::restore::resolve;
 use crate::restore::view::{Fresh, Snapshot, View};
-use shared::wire::Damage;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
@@ -68,15 +67,14 @@ pub fn run(args: &RekeyArgs, context: &Context) -> Outcome<Exit> {
     }
     told.iter().for_each(|source| warn(context, &foreign(&desk.trust.sources[*source]).to_string()));
     if mine.is_empty() {
-        let message = "the remotes show nothing of a source that is trusted here: nothing was sealed";
-        return Err(Failure::new("no-snapshot", Exit::NotFound, message).help("source-agent trust list"));
+        return Err(nothing());
     }
     for recipient in &recipients {
         notice(context, &format!("Sealing to {}", keys::recipient_label(recipient)));
     }
-    let (mut whole, mut first) = (true, None);
+    let (mut whole, mut first, mut present) = (true, None, 0);
     for fresh in mine {
-        match chain(args, context, &mut desk, &view, fresh, &recipients) {
+        match chain(args, context, &mut desk, &view, fresh, &recipients, &mut present) {
             Ok(all) => whole &= all,
             Err(failure) if matches!(failure.exit, Exit::Interrupted | Exit::Terminated) => return Err(failure),
             // A full disk or a lost line of one sink is no reason to leave the others as they are.
@@ -90,6 +88,9 @@ pub fn run(args: &RekeyArgs, context: &Context) -> Outcome<Exit> {
     if let Some(failure) = first {
         return Err(failure);
     }
+    if present == 0 {
+        return Err(nothing());
+    }
     if !args.dry_run {
         notice(
             context,
@@ -102,6 +103,11 @@ pub fn run(args: &RekeyArgs, context: &Context) -> Outcome<Exit> {
         (true, Exit::Done) if desk.unreached > 0 => Exit::SomeRemotes,
         (true, exit) => exit,
     })
+}
+
+fn nothing() -> Failure {
+    let message = "the remotes show no snapshot of a source that is trusted here: nothing was sealed";
+    Failure::new("no-snapshot", Exit::NotFound, message).help("source-agent trust list")
 }
 
 fn recipients(args: &RekeyArgs) -> Outcome<Vec<Recipient>> {
@@ -128,11 +134,10 @@ fn chain(
     view: &View,
     fresh: &Fresh,
     recipients: &[Recipient],
+    present: &mut u64,
 ) -> Outcome<bool> {
-    // Of lineages that nobody trusts, behind a freeze, and of what is expired, nothing is passed on.
-    let mine = |s: &&Snapshot| s.sink == fresh.sink && s.head.chain() == fresh.chain;
-    let is_read = |s: &&Snapshot| s.usable && s.content == Damage::Present;
-    let snapshots: Vec<&Snapshot> = view.snapshots.iter().filter(mine).filter(is_read).collect();
+    let snapshots: Vec<&Snapshot> =
+        view.snapshots.iter().filter(|s| s.sink == fresh.sink && s.head.chain() == fresh.chain).collect();
     let source = desk.trust.sources[fresh.source].clone();
     let remote = desk.remotes[fresh.sink].name.clone();
     let what = format!("{} at {remote}", source.name());
@@ -140,20 +145,27 @@ fn chain(
     let (identity, sink) = (desk.identity.as_ref(), &mut *desk.sinks[fresh.sink]);
     let identity =
         identity.ok_or_else(|| Failure::new("identity-missing", Exit::Identity, "this needs the identity"))?;
-    let mut findings = Findings::default();
+    let (mut findings, mut rekeyed) = (Findings::default(), Rekeyed::default());
     let progress = Progress::new(context, &what, None);
     let wraps = later.of(sink, &source, &fresh.chain.lineage, identity)?;
     let (mixed, dry) = (args.mixed_recipients, args.dry_run);
     let rekey = Rekey { source: &source, chain: fresh.chain, identity, recipients, mixed, dry, wraps };
-    let rekeyed = rekey.run(sink, &snapshots, &mut findings, &progress);
+    let done = rekey.run(sink, &snapshots, &mut findings, &progress, &mut rekeyed);
     progress.finish();
-    let rekeyed = rekeyed.map_err(|failure| failure.remote(&remote))?;
     findings.lines().iter().for_each(|line| warn(context, &format!("{what}: {line}")));
     print(context, &source, &remote, &rekeyed, recipients, args.dry_run)?;
     if rekeyed.closed > 0 {
         let sessions = rekeyed.closed;
         warn(context, &format!("{what}: {sessions} sessions are not sealed to this identity and stay as they are"));
     }
+    done.map_err(|failure| failure.remote(&remote))?;
+    if rekeyed.strong > 0 {
+        let sessions = rekeyed.strong;
+        let message = format!("{sessions} sessions that X-Wing alone keeps would be no stronger than X25519");
+        let failure = Failure::new("recipients", Exit::Failed, message).remote(&remote);
+        return Err(failure.help("they were left as they are; if it is meant: --mixed-recipients"));
+    }
+    *present += rekeyed.snapshots;
     Ok(findings.is_empty() && rekeyed.closed == 0)
 }
 
@@ -165,7 +177,7 @@ fn print(
     recipients: &[Recipient],
     dry: bool,
 ) -> Outcome<()> {
-    let Rekeyed { sealed, already, closed } = *rekeyed;
+    let Rekeyed { sealed, already, closed, strong, .. } = *rekeyed;
     if context.json {
         return print_json(&serde_json::json!({
             "message_type": "rekeyed",
@@ -176,6 +188,7 @@ fn print(
             "sessions_sealed": sealed,
             "sessions_already": already,
             "sessions_closed": closed,
+            "sessions_left_strong": strong,
         }));
     }
     let verb = if dry { "would be sealed" } else { "sealed" };

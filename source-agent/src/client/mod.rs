@@ -14,6 +14,7 @@ mod refusal;
 mod tests;
 
 pub use handshake::{Greeting, greet};
+pub use lists::OBJECTS_MAX;
 pub use measure::Speed;
 pub use objects::OBJECTS_AHEAD_MAX;
 pub use push::{Answer, Asked, PushReceiver, PushSender};

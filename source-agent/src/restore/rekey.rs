@@ -1,6 +1,7 @@
 //! Sessions that are there already, sealed to further recipients: their owner signs one more wrap for each, beside what
 //! the source wrote; no archive is touched (docs/format.md, section 6).
 
+use crate::client::OBJECTS_MAX;
 use crate::crypto::identity::Identity;
 use crate::crypto::recipient::Recipient;
 use crate::crypto::wrap::wrap_for;
@@ -20,6 +21,7 @@ use shared::format::owner::BlockName;
 use shared::format::{Envelope, Kem, Wrap};
 use shared::id::{Chain, SessionId};
 use shared::signature::{Signed, Verified, sign};
+use shared::wire::Damage;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -52,6 +54,10 @@ pub struct Rekeyed {
     pub already: u64,
     /// Not sealed to this identity, which cannot pass on what it cannot read.
     pub closed: u64,
+    /// Sealed to X-Wing alone, and left so.
+    pub strong: u64,
+    /// Snapshots whose sessions these are.
+    pub snapshots: u64,
 }
 
 /// Sessions in the order in which they were met, each once.
@@ -70,38 +76,54 @@ impl Sessions {
 }
 
 impl Rekey<'_> {
-    /// Goes through the sessions of these snapshots, of all archives that they name, and of those that stand for
-    /// others; newest first. What cannot be read, and a session that the sink takes no wrap for, is a finding.
+    /// Goes through the sessions of the snapshots that are trusted and present, newest first, then through those of the
+    /// archives that they name or that stand for others. What cannot be read, and a session that the sink takes no wrap
+    /// for, is a finding. `rekeyed` says what was done, also where this ends early.
     pub fn run(
         &self,
         sink: &mut dyn Objects,
         snapshots: &[&Snapshot],
         findings: &mut Findings,
         progress: &Progress,
-    ) -> Outcome<Rekeyed> {
-        let sessions = self.sessions(sink, snapshots, findings, progress)?;
-        let mut rekeyed = Rekeyed::default();
+        rekeyed: &mut Rekeyed,
+    ) -> Outcome<()> {
+        // Of lineages that nobody trusts, behind a freeze, and of what is expired, nothing is passed on.
+        let read = |one: &&&Snapshot| one.usable && one.content != Damage::Expired;
+        let snapshots: Vec<&Snapshot> = snapshots.iter().filter(read).copied().collect();
+        rekeyed.snapshots = snapshots.iter().filter(|one| one.content == Damage::Present).count() as u64;
+        let sessions = self.sessions(sink, &snapshots, findings, progress)?;
         let mut bytes: usize = self.wraps.values().flatten().map(|wrap| wrap.as_bytes().len()).sum();
+        let mut count: usize = self.wraps.values().map(Vec::len).sum();
         for row in sessions.chunks(AT_ONCE) {
             for (session, envelope) in self.envelopes(sink, row, findings)? {
                 crate::cli::check_interrupted()?;
-                let count = match self.wrap(&session, &envelope) {
-                    Ok(Wrapped::New(wrap)) => {
-                        bytes += wrap.as_bytes().len();
-                        if bytes > WRAPS_BYTES_MAX {
+                let wrapped = match self.wrap(&session, &envelope) {
+                    Err(failure) => {
+                        tell(Err(failure), is_lost, &session, findings)?;
+                        continue;
+                    }
+                    Ok(wrapped) => wrapped,
+                };
+                *match wrapped {
+                    Wrapped::New(wrap) => {
+                        (bytes, count) = (bytes + wrap.as_bytes().len(), count + 1);
+                        if bytes > WRAPS_BYTES_MAX || count > OBJECTS_MAX {
                             return Err(too_many());
                         }
                         let put = if self.dry { Ok(()) } else { sink.put_wrap(&wrap) };
-                        put.map(|()| &mut rekeyed.sealed)
+                        if put.is_err() {
+                            tell(put, is_of_one, &session, findings)?;
+                            continue;
+                        }
+                        &mut rekeyed.sealed
                     }
-                    Ok(Wrapped::Already) => Ok(&mut rekeyed.already),
-                    Ok(Wrapped::Closed) => Ok(&mut rekeyed.closed),
-                    Err(failure) => Err(failure),
-                };
-                tell(count.map(|count| *count += 1), &session, findings)?;
+                    Wrapped::Already => &mut rekeyed.already,
+                    Wrapped::Closed => &mut rekeyed.closed,
+                    Wrapped::Strong => &mut rekeyed.strong,
+                } += 1;
             }
         }
-        Ok(rekeyed)
+        Ok(())
     }
 
     fn sessions(
@@ -144,7 +166,7 @@ impl Rekey<'_> {
             })?;
         }
         let mut sessions = Sessions::default();
-        let mut heads = snapshots.to_vec();
+        let mut heads: Vec<_> = snapshots.iter().filter(|one| one.content == Damage::Present).collect();
         heads.sort_unstable_by_key(|snapshot| std::cmp::Reverse(snapshot.head.sequence));
         heads.iter().for_each(|snapshot| sessions.add(snapshot.head.session));
         of_archives.into_iter().rev().for_each(|session| sessions.add(session));
@@ -169,7 +191,7 @@ impl Rekey<'_> {
                 verify::envelope(signed, &session, source, lineage, self.source.key())
             };
             let envelope = got.and_then(read).map(|envelope| found.push((session, envelope)));
-            tell(envelope, &session, findings)
+            tell(envelope, is_lost, &session, findings)
         })?;
         Ok(found)
     }
@@ -186,10 +208,7 @@ impl Rekey<'_> {
         if new.is_empty() {
             return Ok(Wrapped::Already);
         }
-        if !self.mixed && new.iter().any(|one| one.kem() == Kem::X25519) && has.any(|wrap| wrap.kem == Kem::XWing) {
-            let message = "what is sealed to X-Wing would be only as strong as X25519 against a quantum computer";
-            return Err(Failure::new("recipients", Exit::Failed, message).help("if it is meant: --mixed-recipients"));
-        }
+        let is_strong = !self.mixed && has.clone().count() > 0 && has.all(|wrap| wrap.kem == Kem::XWing);
         let by_wrap = || later.iter().find_map(|wrap| open::session_by_wrap(envelope, wrap, self.identity));
         let (secret, source_secret) = match open::session(envelope, session, self.identity) {
             Err(failure) if failure.exit == Exit::Identity => match by_wrap() {
@@ -198,6 +217,9 @@ impl Rekey<'_> {
             },
             opened => opened?,
         };
+        if is_strong && new.iter().any(|one| one.kem() == Kem::X25519) {
+            return Ok(Wrapped::Strong);
+        }
         let failed = |e: String| Failure::new("wrap", Exit::Failed, format!("session {}: {e}", session.short()));
         let commitment = envelope.commitment;
         let seal = |recipient: &&Recipient| {
@@ -213,9 +235,14 @@ impl Rekey<'_> {
 }
 
 /// What is wrong with one session keeps no other from being sealed.
-fn tell(done: Outcome<()>, session: &SessionId, findings: &mut Findings) -> Outcome<()> {
+fn tell(
+    done: Outcome<()>,
+    is_its_own: fn(&Failure) -> bool,
+    session: &SessionId,
+    findings: &mut Findings,
+) -> Outcome<()> {
     match done {
-        Err(failure) if is_lost(&failure) => {
+        Err(failure) if is_its_own(&failure) => {
             findings.other(format!("session {}: {}", session.short(), failure.message));
             Ok(())
         }
@@ -223,21 +250,32 @@ fn tell(done: Outcome<()>, session: &SessionId, findings: &mut Findings) -> Outc
     }
 }
 
+/// Does a sink that refuses a wrap so refuse this one alone?
+fn is_of_one(failure: &Failure) -> bool {
+    matches!(failure.code, "not-found" | "conflict" | "damaged" | "expired")
+}
+
 fn too_many() -> Failure {
-    let message = format!("no reader takes more than {} MiB of wraps of one history", WRAPS_BYTES_MAX >> 20);
-    Failure::new("too-many-wraps", Exit::Full, message)
-        .help("what is newest is sealed; for the rest begin a new history: docs/guide.md, \"Rotating keys\"")
+    let message = format!(
+        "no reader takes more than {OBJECTS_MAX} wraps, or {} MiB of them, of one history",
+        WRAPS_BYTES_MAX >> 20
+    );
+    Failure::new("too-many-wraps", Exit::Full, message).help(
+        "the newest snapshots come first; so that later ones are whole too, begin a new lineage with all recipients",
+    )
 }
 
 enum Wrapped {
     New(Box<Verified<Wrap>>),
     Already,
     Closed,
+    Strong,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::wrap::new_session;
     use crate::restore::later::Later;
     use crate::restore::reader::Reader;
     use crate::restore::restore;
@@ -246,7 +284,6 @@ mod tests {
     use shared::codec::Blob;
     use shared::id::{Digest, VerifyKey};
     use shared::signature::SigningKey;
-    use shared::wire::Damage;
 
     fn owner() -> Identity {
         Identity::from_seed(&[7; 32])
@@ -267,19 +304,34 @@ mod tests {
         (vault, [first, second])
     }
 
-    fn rekey(vault: &mut Vault, identity: &Identity, recipients: &[Recipient]) -> Outcome<(Rekeyed, u64)> {
+    fn snapshots(vault: &Vault) -> Vec<Snapshot> {
+        let content = Damage::Present;
+        let snapshot = |head| Snapshot { sink: 0, source: 0, head, content, receipt: None, usable: true };
+        vault.verified_heads().into_iter().map(snapshot).collect()
+    }
+
+    fn rekey_of(
+        vault: &mut Vault,
+        identity: &Identity,
+        recipients: &[Recipient],
+        snapshots: &[Snapshot],
+    ) -> (Outcome<()>, Rekeyed, u64) {
         let source = vault.trusted();
         let chain = Chain { source: source.id(), lineage: vault.lineage, sink: vault.sink_key.verify_key() };
-        let heads = vault.verified_heads();
-        let snapshot =
-            |head| Snapshot { sink: 0, source: 0, head, content: Damage::Present, receipt: None, usable: true };
-        let snapshots: Vec<Snapshot> = heads.into_iter().map(snapshot).collect();
         let snapshots: Vec<&Snapshot> = snapshots.iter().collect();
-        let mut findings = Findings::default();
-        let wraps = Later::default().of(vault, &source, &chain.lineage, identity)?;
+        let (mut findings, mut rekeyed) = (Findings::default(), Rekeyed::default());
+        let wraps = Later::default().of(vault, &source, &chain.lineage, identity).unwrap();
         let rekey = Rekey { source: &source, chain, identity, recipients, mixed: false, dry: false, wraps };
-        let rekeyed = rekey.run(vault, &snapshots, &mut findings, &Progress::hidden())?;
-        Ok((rekeyed, findings.count()))
+        let done = rekey.run(vault, &snapshots, &mut findings, &Progress::hidden(), &mut rekeyed);
+        (done, rekeyed, findings.count())
+    }
+
+    /// What became of the sessions, and how many findings there were.
+    fn rekey(vault: &mut Vault, identity: &Identity, recipients: &[Recipient]) -> (Rekeyed, u64) {
+        let all = snapshots(vault);
+        let (done, rekeyed, findings) = rekey_of(vault, identity, recipients, &all);
+        done.unwrap();
+        (Rekeyed { snapshots: 0, ..rekeyed }, findings)
     }
 
     /// Files of a snapshot that an identity restores, all of it.
@@ -297,11 +349,11 @@ mod tests {
         let (mut vault, heads) = three_sessions();
         assert_eq!(restored(&mut vault, &heads[1], &office()).err().unwrap().exit, Exit::Identity);
         let recipients = [office().recipient(Kem::X25519)];
-        let (rekeyed, findings) = rekey(&mut vault, &owner(), &recipients).unwrap();
-        assert_eq!((rekeyed, findings), (Rekeyed { sealed: 3, already: 0, closed: 0 }, 0));
+        let (rekeyed, findings) = rekey(&mut vault, &owner(), &recipients);
+        assert_eq!((rekeyed, findings), (Rekeyed { sealed: 3, ..Rekeyed::default() }, 0));
         assert_eq!(heads.map(|head| restored(&mut vault, &head, &office()).unwrap()), [1, 2]);
         let wraps = vault.store.wraps.len();
-        let (rekeyed, _) = rekey(&mut vault, &owner(), &recipients).unwrap();
+        let (rekeyed, _) = rekey(&mut vault, &owner(), &recipients);
         assert_eq!((rekeyed.already, vault.store.wraps.len()), (3, wraps), "nothing is sealed twice");
     }
 
@@ -311,7 +363,7 @@ mod tests {
         // The one archive of the session without a head.
         let gone = *vault.store.regions.keys().nth(2).unwrap();
         vault.store.regions.remove(&gone);
-        let (rekeyed, findings) = rekey(&mut vault, &owner(), &[office().recipient(Kem::X25519)]).unwrap();
+        let (rekeyed, findings) = rekey(&mut vault, &owner(), &[office().recipient(Kem::X25519)]);
         assert_eq!((rekeyed.sealed, findings), (2, 1));
         assert_eq!(restored(&mut vault, &heads[0], &office()).unwrap(), 1);
     }
@@ -329,7 +381,7 @@ mod tests {
         vault.store.envelopes.insert(session, vault.envelope.as_bytes().to_vec());
         let file = vault.file("h", &[b"three"]);
         vault.snapshot(vec![file]);
-        let (rekeyed, findings) = rekey(&mut vault, &owner(), &[office().recipient(Kem::X25519)]).unwrap();
+        let (rekeyed, findings) = rekey(&mut vault, &owner(), &[office().recipient(Kem::X25519)]);
         assert_eq!((rekeyed.sealed, findings), (3, 1));
         assert_eq!(heads.map(|head| restored(&mut vault, &head, &office()).unwrap()), [1, 2]);
     }
@@ -338,7 +390,7 @@ mod tests {
     #[test]
     fn sessions_of_what_was_healed_are_sealed_too() {
         let (mut vault, head) = crate::restore::tests::healed_in_another_session();
-        let (rekeyed, findings) = rekey(&mut vault, &owner(), &[office().recipient(Kem::X25519)]).unwrap();
+        let (rekeyed, findings) = rekey(&mut vault, &owner(), &[office().recipient(Kem::X25519)]);
         assert_eq!((rekeyed.sealed, findings), (2, 0));
         assert_eq!(restored(&mut vault, &head, &office()).unwrap(), 1);
     }
@@ -347,7 +399,7 @@ mod tests {
     fn who_cannot_read_a_session_seals_it_to_nobody() {
         let (mut vault, _) = three_sessions();
         let stranger = Identity::from_seed(&[9; 32]);
-        let (rekeyed, _) = rekey(&mut vault, &stranger, &[office().recipient(Kem::X25519)]).unwrap();
+        let (rekeyed, _) = rekey(&mut vault, &stranger, &[office().recipient(Kem::X25519)]);
         assert_eq!((rekeyed, vault.store.wraps.len()), (Rekeyed { closed: 3, ..Rekeyed::default() }, 0));
     }
 
@@ -355,7 +407,7 @@ mod tests {
     #[test]
     fn wraps_of_strangers_and_of_other_sessions_open_nothing() {
         let (mut vault, heads) = three_sessions();
-        rekey(&mut vault, &owner(), &[office().recipient(Kem::X25519)]).unwrap();
+        rekey(&mut vault, &owner(), &[office().recipient(Kem::X25519)]);
         let session = vault.head(&heads[1]).session;
         let wraps = std::mem::take(&mut vault.store.wraps);
         let of = |bytes: &&Vec<u8>| {
@@ -380,12 +432,48 @@ mod tests {
         }
     }
 
+    /// Nor does what a thief of the source's key may sign, a session that pretends to be sealed to X-Wing.
     #[test]
-    fn x_wing_is_not_weakened_unasked() {
+    fn x_wing_is_not_weakened_unasked_and_stops_no_other_session() {
+        let (mut vault, heads) = three_sessions();
+        let (key, x_wing) = (Identity::from_seed(&[7; 32]), Kem::XWing);
+        let (session, envelope) =
+            new_session(vault.source(), vault.lineage, &vault.secret, &[key.recipient(x_wing)], &vault.signing)
+                .unwrap();
+        (vault.session, vault.envelope) = (session, envelope);
+        vault.store.envelopes.insert(vault.session_id(), vault.envelope.as_bytes().to_vec());
+        let file = vault.file("h", &[b"three"]);
+        vault.snapshot(vec![file]);
+        let (rekeyed, _) = rekey(&mut vault, &owner(), &[office().recipient(Kem::X25519)]);
+        assert_eq!(rekeyed, Rekeyed { sealed: 3, strong: 1, ..Rekeyed::default() });
+        assert_eq!(heads.map(|head| restored(&mut vault, &head, &office()).unwrap()), [1, 2]);
+    }
+
+    #[test]
+    fn what_is_expired_or_of_nobody_trusted_is_passed_on_to_nobody() {
+        let (mut vault, heads) = three_sessions();
+        let mut all = snapshots(&vault);
+        all[0].content = Damage::Expired;
+        all[1].usable = false;
+        let (done, rekeyed, findings) = rekey_of(&mut vault, &owner(), &[office().recipient(Kem::X25519)], &all);
+        done.unwrap();
+        assert_eq!((rekeyed, findings, vault.store.wraps.len()), (Rekeyed::default(), 0, 0));
+        // What is gone and did not expire is told.
+        all[0].content = Damage::Absent;
+        assert_eq!(rekey_of(&mut vault, &owner(), &[], &all).2, 1);
+        assert_eq!(restored(&mut vault, &heads[0], &office()).err().unwrap().exit, Exit::Identity);
+    }
+
+    #[test]
+    fn a_wrap_that_is_refused_is_told_and_a_sink_that_fails_is_left() {
         let (mut vault, _) = three_sessions();
-        let strong = Identity::from_seed(&[10; 32]).recipient(Kem::XWing);
-        rekey(&mut vault, &owner(), &[strong]).unwrap();
-        let refused = rekey(&mut vault, &owner(), &[office().recipient(Kem::X25519)]).err().unwrap();
-        assert_eq!(refused.code, "recipients");
+        let (all, recipients) = (snapshots(&vault), [office().recipient(Kem::X25519)]);
+        vault.refuse_wraps = Some(|| Failure::new("not-found", Exit::NotFound, "no such session"));
+        let (done, rekeyed, findings) = rekey_of(&mut vault, &owner(), &recipients, &all);
+        done.unwrap();
+        assert_eq!((rekeyed.sealed, findings), (0, 3));
+        vault.refuse_wraps = Some(|| Failure::new("not-allowed", Exit::NotFound, "another owner"));
+        let (done, rekeyed, findings) = rekey_of(&mut vault, &owner(), &recipients, &all);
+        assert_eq!((done.err().unwrap().code, rekeyed.sealed, findings), ("not-allowed", 0, 0));
     }
 }

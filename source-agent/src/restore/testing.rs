@@ -72,6 +72,8 @@ pub struct Vault {
     pub is_listed: bool,
     /// Heads are refused after so many answers.
     pub heads_answers: usize,
+    /// How wraps are refused, if they are.
+    pub refuse_wraps: Option<fn() -> Failure>,
 }
 
 pub fn fixed_lineage() -> Lineage {
@@ -118,6 +120,7 @@ impl Vault {
             counts: None,
             is_listed: true,
             heads_answers: usize::MAX,
+            refuse_wraps: None,
         };
         vault.store.envelopes.insert(vault.session_id(), vault.envelope.as_bytes().to_vec());
         vault.store.lineages.push(lineage);
@@ -489,6 +492,9 @@ impl Objects for Vault {
         Ok(())
     }
     fn put_wrap(&mut self, wrap: &Verified<Wrap>) -> Outcome<()> {
+        if let Some(refuse) = self.refuse_wraps {
+            return Err(refuse());
+        }
         self.store.wraps.push(wrap.as_bytes().to_vec());
         Ok(())
     }
