@@ -36,6 +36,8 @@ impl Dial for Late {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+        // Time to read everything, and to note it, which nobody may do yet.
+        std::thread::sleep(Duration::from_millis(300));
         self.sink.dial()
     }
 }
