@@ -193,8 +193,9 @@ fn print(
     }
     let verb = if dry { "would be sealed" } else { "sealed" };
     let sessions = if sealed == 1 { "session" } else { "sessions" };
+    let were = if already == 1 { "was" } else { "were" };
     print_line(&format!(
-        "{} at {remote}: {sealed} {sessions} {verb} to more recipients, {already} were before",
+        "{} at {remote}: {sealed} {sessions} {verb} to more recipients, {already} {were} before",
         source.name()
     ))
 }

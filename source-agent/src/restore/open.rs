@@ -18,7 +18,7 @@ pub fn session(envelope: &Envelope, id: &SessionId, identity: &Identity) -> Outc
         CryptoError::NoRecipient => {
             let message = format!("session {} is not sealed to this identity", id.short());
             Failure::new("identity", Exit::Identity, message)
-                .help("name the identity of one of the recipients with -i FILE")
+                .help("name the identity of one of the recipients with -i FILE; who came later reads it when its owner has run: source-agent rekey")
         }
         other => tampered("envelope", format!("session {}: {other}", id.short())),
     })
