@@ -11,6 +11,7 @@ use crate::restore::reading::{Desk, Need};
 use crate::restore::rekey::{Rekey, Rekeyed};
 use crate::restore::resolve;
 use crate::restore::view::{Fresh, Snapshot, View};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
@@ -49,26 +50,7 @@ pub fn run(args: &RekeyArgs, context: &Context) -> Outcome<Exit> {
     let mut desk = Desk::open(context, args.identity.as_deref(), Need::Identity)?;
     let view = desk.view(context, args.source.as_deref())?;
     resolve::check_source(&view, &desk.trust, args.source.as_deref(), &desk.remote_names())?;
-    let owner = desk.identity()?.owner_key().verify_key();
-    let (mine, others): (Vec<&Fresh>, Vec<&Fresh>) =
-        view.fresh.iter().partition(|fresh| desk.trust.sources[fresh.source].card.owner() == Some(&owner));
-    let foreign = |source: &TrustedSource| {
-        let message = format!("{} belongs to another owner: only the owner's identity seals it further", source.name());
-        Failure::new("not-owner", Exit::Identity, message).help("name the identity of its first recipient with -i FILE")
-    };
-    let mut told = Vec::new();
-    for fresh in others {
-        if !told.contains(&fresh.source) {
-            told.push(fresh.source);
-        }
-    }
-    if let (true, Some(first)) = (mine.is_empty(), told.first()) {
-        return Err(foreign(&desk.trust.sources[*first]));
-    }
-    told.iter().for_each(|source| warn(context, &foreign(&desk.trust.sources[*source]).to_string()));
-    if mine.is_empty() {
-        return Err(nothing());
-    }
+    let mine = owned(&desk, &view, context)?;
     for recipient in &recipients {
         notice(context, &format!("Sealing to {}", keys::recipient_label(recipient)));
     }
@@ -103,6 +85,25 @@ pub fn run(args: &RekeyArgs, context: &Context) -> Outcome<Exit> {
         (true, Exit::Done) if desk.unreached > 0 => Exit::SomeRemotes,
         (true, exit) => exit,
     })
+}
+
+/// Chains of the sources that this identity owns; the others are told of.
+fn owned<'v>(desk: &Desk, view: &'v View, context: &Context) -> Outcome<Vec<&'v Fresh>> {
+    let owner = desk.identity()?.owner_key().verify_key();
+    let (mine, others): (Vec<&Fresh>, Vec<&Fresh>) =
+        view.fresh.iter().partition(|fresh| desk.trust.sources[fresh.source].card.owner() == Some(&owner));
+    let others: BTreeSet<usize> = others.iter().map(|fresh| fresh.source).collect();
+    let mut others = others.into_iter().map(|source| not_owner(&desk.trust.sources[source]));
+    if mine.is_empty() {
+        return Err(others.next().unwrap_or_else(nothing));
+    }
+    others.for_each(|failure| warn(context, &failure.to_string()));
+    Ok(mine)
+}
+
+fn not_owner(source: &TrustedSource) -> Failure {
+    let message = format!("{} belongs to another owner: only the owner's identity seals it further", source.name());
+    Failure::new("not-owner", Exit::Identity, message).help("name the identity of its first recipient with -i FILE")
 }
 
 fn nothing() -> Failure {

@@ -55,6 +55,10 @@ impl TrustedSource {
     pub fn key(&self) -> &VerifyKey {
         self.card.verify_key()
     }
+    /// Who may say what stands for a damaged block: the source and its owner.
+    pub fn signers(&self) -> Vec<VerifyKey> {
+        [Some(*self.key()), self.card.owner().copied()].into_iter().flatten().collect()
+    }
 }
 
 /// A head that was verified once; its chain may not end before or beside it.

@@ -30,13 +30,14 @@ impl Later {
         lineage: &Lineage,
         identity: &Identity,
     ) -> Outcome<Arc<Wraps>> {
-        let name = (sink.sink(), source.id(), *lineage);
+        let id = source.id();
+        let name = (sink.sink(), id, *lineage);
         if let Some(known) = self.0.lock().get(&name) {
             return Ok(Arc::clone(known));
         }
         let owners = [Some(identity.owner_key().verify_key()), source.card.owner().copied()];
         let mut wraps = Wraps::new();
-        for bytes in sink.wraps(&name.1, lineage)? {
+        for bytes in sink.wraps(&id, lineage)? {
             let Ok(signed) = Signed::<Wrap>::parse(&bytes) else { continue };
             if let Some(wrap) = owners.iter().flatten().find_map(|key| signed.clone().verify(key).ok()) {
                 wraps.entry(wrap.session).or_default().push(wrap);

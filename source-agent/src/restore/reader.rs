@@ -27,7 +27,7 @@ use shared::bits;
 use shared::format::owner::BlockName;
 use shared::format::{Body, Envelope, Head};
 use shared::id::{ArchiveId, ArchiveNumber, ChunkId, SessionId};
-use shared::signature::{Plain, Signed, Verified};
+use shared::signature::{Plain, Verified};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -155,9 +155,7 @@ pub fn fetch_body(sink: &mut dyn Objects, head: &Head) -> Outcome<Plain<Body>> {
 
 fn fetch_envelope(sink: &mut dyn Objects, source: &TrustedSource, head: &Head) -> Outcome<Verified<Envelope>> {
     let bytes = sink.envelope(&head.source, &head.session)?;
-    let signed = Signed::<Envelope>::parse(&bytes)
-        .map_err(|e| tampered("envelope", format!("envelope {}: {e}", head.session.short())).remote(sink.remote()))?;
-    verify::envelope(signed, &head.session, &head.source, &head.lineage, source.key())
+    verify::envelope(&bytes, &head.session, &head.source, &head.lineage, source.key())
         .map_err(|e| e.remote(sink.remote()))
 }
 
@@ -330,8 +328,7 @@ impl<'a> Reader<'a> {
         if let Some(known) = &self.substitutes {
             return Ok(Arc::clone(known));
         }
-        let keys = [Some(*self.source.key()), self.source.card.owner().copied()];
-        let keys: Vec<_> = keys.into_iter().flatten().collect();
+        let keys = self.source.signers();
         let name = (&self.head.source, &self.head.lineage);
         let rows = Substitutes::fetch(self.sink, name.0, name.1, &mut self.findings)?;
         let (pages, also, sink) = (&mut self.pages, &self.also, &mut *self.sink);

@@ -11,16 +11,15 @@ use crate::report::{Exit, Failure, Outcome};
 use crate::restore::check::Named;
 use crate::restore::findings::Findings;
 use crate::restore::later::Wraps;
-use crate::restore::objects::{ArchiveName, Objects, Wanted, is_lost, tampered};
+use crate::restore::objects::{ArchiveName, Objects, Wanted, is_lost};
 use crate::restore::open;
 use crate::restore::substitutes::Substitutes;
 use crate::restore::verify;
 use crate::restore::view::Snapshot;
 use shared::codec::List;
-use shared::format::owner::BlockName;
 use shared::format::{Envelope, Kem, Wrap};
 use shared::id::{Chain, SessionId};
-use shared::signature::{Signed, Verified, sign};
+use shared::signature::{Verified, sign};
 use shared::wire::Damage;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -97,35 +96,37 @@ impl Rekey<'_> {
         for row in sessions.chunks(AT_ONCE) {
             for (session, envelope) in self.envelopes(sink, row, findings)? {
                 crate::cli::check_interrupted()?;
-                let wrapped = match self.wrap(&session, &envelope) {
-                    Err(failure) => {
-                        tell(Err(failure), is_lost, &session, findings)?;
-                        continue;
-                    }
-                    Ok(wrapped) => wrapped,
-                };
-                *match wrapped {
-                    Wrapped::New(wrap) => {
+                let counter = match self.wrap(&session, &envelope) {
+                    Ok(Wrapped::New(wrap)) => {
                         (bytes, count) = (bytes + wrap.as_bytes().len(), count + 1);
                         if bytes > WRAPS_BYTES_MAX || count > OBJECTS_MAX {
                             return Err(too_many());
                         }
-                        let put = if self.dry { Ok(()) } else { sink.put_wrap(&wrap) };
-                        if put.is_err() {
-                            tell(put, is_of_one, &session, findings)?;
-                            continue;
+                        match if self.dry { Ok(()) } else { sink.put_wrap(&wrap) } {
+                            Ok(()) => &mut rekeyed.sealed,
+                            Err(failure) if is_of_one(&failure) => {
+                                tell(&failure, &session, findings);
+                                continue;
+                            }
+                            Err(failure) => return Err(failure),
                         }
-                        &mut rekeyed.sealed
                     }
-                    Wrapped::Already => &mut rekeyed.already,
-                    Wrapped::Closed => &mut rekeyed.closed,
-                    Wrapped::Strong => &mut rekeyed.strong,
-                } += 1;
+                    Ok(Wrapped::Already) => &mut rekeyed.already,
+                    Ok(Wrapped::Closed) => &mut rekeyed.closed,
+                    Ok(Wrapped::Strong) => &mut rekeyed.strong,
+                    Err(failure) if is_lost(&failure) => {
+                        tell(&failure, &session, findings);
+                        continue;
+                    }
+                    Err(failure) => return Err(failure),
+                };
+                *counter += 1;
             }
         }
         Ok(())
     }
 
+    /// All sessions, each once, in the order in which they are sealed.
     fn sessions(
         &self,
         sink: &mut dyn Objects,
@@ -133,44 +134,43 @@ impl Rekey<'_> {
         findings: &mut Findings,
         progress: &Progress,
     ) -> Outcome<Vec<SessionId>> {
-        let (source, lineage) = (&self.chain.source, &self.chain.lineage);
         let mut named = Named::default();
         named.snapshots(sink, snapshots, findings)?;
         progress.set_total_files(named.archives());
-        let keys: Vec<_> =
-            [Some(*self.source.key()), self.source.card.owner().copied()].into_iter().flatten().collect();
-        let rows = Substitutes::fetch(sink, source, lineage, findings)?;
-        let mut is_named = |left: &BlockName| Ok(named.is_live(left.number.get(), &left.id, left.block));
-        let substitutes = Substitutes::read(rows, (source, lineage), &keys, findings, &mut is_named)?;
-        let name = |number| ArchiveName { source: *source, lineage: *lineage, number };
         let mut of_archives = Vec::new();
         let mut each = |archive: &verify::Archive| of_archives.push(archive.index.session);
-        named.regions(sink, self.source, name, &substitutes, findings, progress, &mut each)?;
-        let rights = substitutes
-            .archives()
-            .into_iter()
-            .flat_map(|number| substitutes.right(number).into_iter().map(move |(_, _, right)| (number, right)));
-        let rights: Vec<_> = rights.collect::<HashSet<_>>().into_iter().collect();
-        for row in rights.chunks(AT_ONCE) {
-            let wanted: Vec<_> = row.iter().map(|(number, id)| Wanted::Region(name(*number), *id)).collect();
-            sink.objects(&wanted, &mut |at, got| {
-                crate::cli::check_interrupted()?;
-                let (number, id) = &row[at];
-                match got.and_then(|bytes| verify::region(&bytes, &name(*number), id, self.source.key())) {
-                    Ok(archive) => of_archives.push(archive.index.session),
-                    // Whether others stand for the same was looked at above.
-                    Err(failure) if is_lost(&failure) => {}
-                    Err(failure) => return Err(failure),
-                }
-                Ok(())
-            })?;
-        }
+        let substitutes = named.regions(sink, self.source, &self.chain.lineage, findings, progress, &mut each)?;
+        self.rights(sink, &substitutes, &mut of_archives)?;
         let mut sessions = Sessions::default();
         let mut heads: Vec<_> = snapshots.iter().filter(|one| one.content == Damage::Present).collect();
         heads.sort_unstable_by_key(|snapshot| std::cmp::Reverse(snapshot.head.sequence));
         heads.iter().for_each(|snapshot| sessions.add(snapshot.head.session));
         of_archives.into_iter().rev().for_each(|session| sessions.add(session));
         Ok(sessions.all)
+    }
+
+    /// Adds the sessions of archives that stand for others. Whether what is lost of them is elsewhere too was looked at
+    /// with the archives that they stand for.
+    fn rights(&self, sink: &mut dyn Objects, substitutes: &Substitutes, sessions: &mut Vec<SessionId>) -> Outcome<()> {
+        let Chain { source, lineage, .. } = self.chain;
+        let name = |number| ArchiveName { source, lineage, number };
+        let of = |number| substitutes.right(number).into_iter().map(move |(_, _, right)| (number, right));
+        let rights: HashSet<_> = substitutes.archives().into_iter().flat_map(of).collect();
+        let rights: Vec<_> = rights.into_iter().collect();
+        for row in rights.chunks(AT_ONCE) {
+            let wanted: Vec<_> = row.iter().map(|(number, id)| Wanted::Region(name(*number), *id)).collect();
+            sink.objects(&wanted, &mut |at, got| {
+                crate::cli::check_interrupted()?;
+                let (number, id) = &row[at];
+                match got.and_then(|bytes| verify::region(&bytes, &name(*number), id, self.source.key())) {
+                    Ok(archive) => sessions.push(archive.index.session),
+                    Err(failure) if is_lost(&failure) => {}
+                    Err(failure) => return Err(failure),
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     /// Envelopes of sessions, as far as they can be had.
@@ -186,12 +186,12 @@ impl Rekey<'_> {
         sink.objects(&wanted, &mut |at, got| {
             crate::cli::check_interrupted()?;
             let session = sessions[at];
-            let read = |bytes: Vec<u8>| {
-                let signed = Signed::<Envelope>::parse(&bytes).map_err(|e| tampered("envelope", e.to_string()))?;
-                verify::envelope(signed, &session, source, lineage, self.source.key())
-            };
-            let envelope = got.and_then(read).map(|envelope| found.push((session, envelope)));
-            tell(envelope, is_lost, &session, findings)
+            match got.and_then(|bytes| verify::envelope(&bytes, &session, source, lineage, self.source.key())) {
+                Ok(envelope) => found.push((session, envelope)),
+                Err(failure) if is_lost(&failure) => tell(&failure, &session, findings),
+                Err(failure) => return Err(failure),
+            }
+            Ok(())
         })?;
         Ok(found)
     }
@@ -208,7 +208,7 @@ impl Rekey<'_> {
         if new.is_empty() {
             return Ok(Wrapped::Already);
         }
-        let is_strong = !self.mixed && has.clone().count() > 0 && has.all(|wrap| wrap.kem == Kem::XWing);
+        let is_strong = !self.mixed && has.all(|wrap| wrap.kem == Kem::XWing);
         let by_wrap = || later.iter().find_map(|wrap| open::session_by_wrap(envelope, wrap, self.identity));
         let (secret, source_secret) = match open::session(envelope, session, self.identity) {
             Err(failure) if failure.exit == Exit::Identity => match by_wrap() {
@@ -235,19 +235,8 @@ impl Rekey<'_> {
 }
 
 /// What is wrong with one session keeps no other from being sealed.
-fn tell(
-    done: Outcome<()>,
-    is_its_own: fn(&Failure) -> bool,
-    session: &SessionId,
-    findings: &mut Findings,
-) -> Outcome<()> {
-    match done {
-        Err(failure) if is_its_own(&failure) => {
-            findings.other(format!("session {}: {}", session.short(), failure.message));
-            Ok(())
-        }
-        other => other,
-    }
+fn tell(failure: &Failure, session: &SessionId, findings: &mut Findings) {
+    findings.other(format!("session {}: {}", session.short(), failure.message));
 }
 
 /// Does a sink that refuses a wrap so refuse this one alone?
@@ -283,7 +272,7 @@ mod tests {
     use crate::restore::tests::{options, target};
     use shared::codec::Blob;
     use shared::id::{Digest, VerifyKey};
-    use shared::signature::SigningKey;
+    use shared::signature::{Signed, SigningKey};
 
     fn owner() -> Identity {
         Identity::from_seed(&[7; 32])

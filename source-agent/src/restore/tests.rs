@@ -4,11 +4,9 @@ use super::check::Named;
 use super::findings::Findings;
 use super::later::Later;
 use super::metadata::OwnerMode;
-use super::objects::ArchiveName;
 use super::reader::Reader;
 use super::report::Report;
 use super::select::Select;
-use super::substitutes::Substitutes;
 use super::testing::{Vault, entry, file_of, symlink};
 use super::view::Snapshot;
 use super::write::Overwrite;
@@ -426,14 +424,11 @@ fn read_all(vault: &mut Vault, head: &Digest) -> Vec<String> {
 /// Findings of `check` without an identity.
 fn check_regions(vault: &mut Vault, head: &Digest) -> Vec<String> {
     let (source, head) = (vault.trusted(), vault.head(head));
-    let (id, lineage, keys) = (vault.source(), vault.lineage, [*source.key()]);
+    let lineage = vault.lineage;
     let snapshot = Snapshot { sink: 0, source: 0, head, content: Damage::Present, receipt: None, usable: true };
     let (mut findings, mut named) = (Findings::default(), Named::default());
     named.snapshots(vault, &[&snapshot], &mut findings).unwrap();
-    let rows = Substitutes::fetch(vault, &id, &lineage, &mut findings).unwrap();
-    let substitutes = Substitutes::read(rows, (&id, &lineage), &keys, &mut findings, &mut |_| Ok(true)).unwrap();
-    let name = |number| ArchiveName { source: id, lineage, number };
-    named.regions(vault, &source, name, &substitutes, &mut findings, &Progress::hidden(), &mut |_| {}).unwrap();
+    named.regions(vault, &source, &lineage, &mut findings, &Progress::hidden(), &mut |_| {}).unwrap();
     findings.lines()
 }
 

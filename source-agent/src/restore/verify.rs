@@ -38,12 +38,24 @@ pub fn region(bytes: &[u8], name: &ArchiveName, id: &ArchiveId, key: &VerifyKey)
     if index.session != session {
         return Err(wrong("its envelope is not the one of its session".into()));
     }
-    let envelope = self::envelope(envelope, &session, &name.source, &name.lineage, key)?;
+    let envelope = signed_envelope(envelope, &session, &name.source, &name.lineage, key)?;
     Ok(Archive { name: *name, index, envelope })
 }
 
 /// The envelope of this session.
 pub fn envelope(
+    bytes: &[u8],
+    session: &SessionId,
+    source: &SourceId,
+    lineage: &Lineage,
+    key: &VerifyKey,
+) -> Outcome<Verified<Envelope>> {
+    let signed = Signed::<Envelope>::parse(bytes)
+        .map_err(|e| tampered("envelope", format!("envelope {}: {e}", session.short())))?;
+    signed_envelope(signed, session, source, lineage, key)
+}
+
+fn signed_envelope(
     envelope: Signed<Envelope>,
     session: &SessionId,
     source: &SourceId,

@@ -17,12 +17,7 @@ fn half_dumped() -> (Usual, Vec<u8>, Child) {
     let content = tests::Chance::new(77).bytes(BYTES);
     fs::write(usual.data.join("large"), &content).unwrap();
     usual.source.must_back_up(&usual.data);
-    let config = fs::read_to_string(usual.reader.config()).unwrap();
-    if config.lines().any(|line| line.starts_with("retry = ")) {
-        usual.reader.attempts(4);
-    } else {
-        usual.reader.append(RETRY);
-    }
+    usual.reader.append(RETRY);
     let what = format!("latest:{}/large", usual.data.display());
     let mut dump = usual.reader.owner_run(&["dump", &what]).start();
     drop(dump.stdin.take());

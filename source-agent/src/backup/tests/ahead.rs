@@ -1,6 +1,7 @@
 //! Sets begin before the remotes have answered, and nothing stays of that where one answers otherwise.
 
 use super::super::numbers::Numbers;
+use super::once::once;
 use super::*;
 use crate::client::Client;
 use std::time::Instant;
@@ -57,6 +58,20 @@ fn files_are_read_before_the_remote_answers() {
     assert!(report.failure.is_none(), "{}", report.failure.unwrap());
     assert!(report.remotes[0].failure.is_none());
     world.run_and_check();
+}
+
+/// What is there only once is left alone until the remote has answered.
+#[test]
+fn standard_input_waits_for_the_remote() {
+    let world = World::new(1);
+    world.sinks[0].set_down(true);
+    let set = once(&world, &noise(100_000, 1), || Ok(0));
+    let report = run(&mut world.env(), std::slice::from_ref(&set)).unwrap();
+    assert_eq!(report.failure.unwrap().message, "down");
+    assert!(!set.input.is_spent());
+    world.sinks[0].set_down(false);
+    assert!(run(&mut world.env(), std::slice::from_ref(&set)).unwrap().failure.is_none());
+    assert!(set.input.is_spent());
 }
 
 #[test]

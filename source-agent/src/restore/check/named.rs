@@ -12,7 +12,7 @@ use shared::bits;
 use shared::format::PageEntry;
 use shared::format::owner::BlockName;
 use shared::format::snapshot::PageOrder;
-use shared::id::{ArchiveId, ArchiveNumber, Digest};
+use shared::id::{ArchiveId, ArchiveNumber, Digest, Lineage};
 use shared::wire::Damage;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -137,23 +137,26 @@ impl Named {
     }
 
     /// Regions of all archives, ascending: id, signatures, and that the blocks that snapshots name exist. `each` sees
-    /// those that are right.
-    #[allow(clippy::too_many_arguments)]
+    /// those that are right. Returns what stands for the named blocks.
     pub fn regions(
         &self,
         sink: &mut dyn Objects,
         source: &TrustedSource,
-        name: impl Fn(ArchiveNumber) -> ArchiveName,
-        substitutes: &Substitutes,
+        lineage: &Lineage,
         findings: &mut Findings,
         progress: &Progress,
         each: &mut dyn FnMut(&Archive),
-    ) -> Outcome<()> {
+    ) -> Outcome<Substitutes> {
+        let id = source.id();
+        let name = |number| ArchiveName { source: id, lineage: *lineage, number };
+        let rows = Substitutes::fetch(sink, &id, lineage, findings)?;
+        let mut is_named = |left: &BlockName| Ok(self.is_live(left.number.get(), &left.id, left.block));
+        let substitutes = Substitutes::read(rows, (&id, lineage), &source.signers(), findings, &mut is_named)?;
         let mut archives = self.archives.iter();
         loop {
             let row: Vec<_> = archives.by_ref().take(REGIONS_AT_ONCE).collect();
             if row.is_empty() {
-                return Ok(());
+                return Ok(substitutes);
             }
             let valid =
                 row.iter().filter_map(|(number, (id, live))| Some((ArchiveNumber::new(**number).ok()?, id, live)));
@@ -178,7 +181,7 @@ impl Named {
                 let (number, id, live) = valid[at];
                 // What is in the blocks that stand for it is read with the data.
                 let mut blocks = |right: &BlockName| blocks_of(sink, source, &name(right.number), &right.id);
-                if !covered(substitutes, (number, id, live), &mut blocks)? {
+                if !covered(&substitutes, (number, id, live), &mut blocks)? {
                     findings.archive(number, failure);
                 }
             }
