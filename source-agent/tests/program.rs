@@ -165,6 +165,21 @@ fn the_words_come_from_standard_input() {
 }
 
 #[test]
+fn a_reader_whose_card_names_no_owner_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(run(dir.path(), &["keygen", "-o", "a.key", "--no-passphrase"]).status.success());
+    let init = |config: &str| {
+        let init = run(dir.path(), &["-c", config, "init", "--reader", "-i", "a.key"]);
+        assert!(init.status.success());
+        String::from_utf8(init.stderr).unwrap()
+    };
+    assert!(!init("x/config.toml").contains("names no owner"));
+    std::fs::remove_file(dir.path().join("a.pub")).unwrap();
+    let told = init("y/config.toml");
+    assert!(told.contains("warning: no recipient stands in a.pub, so the card names no owner"), "{told}");
+}
+
+#[test]
 fn the_environment_names_the_configuration_and_the_identity() {
     let dir = tempfile::tempdir().unwrap();
     assert!(run(dir.path(), &["keygen", "-o", "a.key", "--no-passphrase"]).status.success());

@@ -62,7 +62,7 @@ pub fn run(args: &CheckArgs, context: &Context) -> Outcome<Exit> {
     desk.sinks = desk.sinks.into_iter().map(|sink| Box::new(Remembering::new(sink)) as Box<dyn Objects>).collect();
     // The view has told of them.
     let doubtful = expired::doubtful(&view.snapshots, desk.now).len() as u64;
-    let mut totals = Totals { findings: doubtful, ..Totals::default() };
+    let mut totals = Totals { findings: doubtful + view.wrong_receipts, ..Totals::default() };
     if view.fresh.is_empty() && view.failed.is_empty() {
         return Err(nothing_to_check(&desk, &view, args.source.as_deref()));
     }

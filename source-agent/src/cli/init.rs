@@ -8,7 +8,7 @@ use crate::crypto::recipient::Recipient;
 use crate::keys::files::{KEY_FILE_BYTES_MAX, NewFiles, must_be_new, read_text};
 use crate::keys::{self, CARD_FILE, LINEAGE_FILE, SECRET_FILE, SSH_KEY_FILE};
 use crate::paths::{Paths, show};
-use crate::progress::notice;
+use crate::progress::{notice, warn};
 use crate::report::{Exit, Failure, Outcome};
 use shared::card::{SinkCard, SourceCard};
 use shared::format::Kem;
@@ -98,9 +98,10 @@ pub fn run(args: &InitArgs, context: &Context) -> Outcome<Exit> {
     }
     let all: Vec<Recipient> = named.iter().flat_map(|one| one.recipients.clone()).collect();
     keys::check_recipients(&all, args.mixed_recipients)?;
-    let owner = match all.first() {
-        Some(first) => Some(*first.owner()),
-        None => owner_beside(args.identity.as_deref()),
+    let owner = match (all.first(), args.identity.as_deref()) {
+        (Some(first), _) => Some(*first.owner()),
+        (None, Some(identity)) => owner_beside(identity, context),
+        (None, None) => None,
     };
     make_dirs(&paths)?;
     let card = write_keys(&paths, &name, owner, args.reader, &mut files)?;
@@ -220,10 +221,21 @@ fn name_new(recipient: Recipient, taken: &[Named]) -> Named {
     Named { recipients: vec![recipient], config: free_name("owner", taken), copy: true }
 }
 
-/// A reader's owner key, from the public file beside its identity. Without one the card has none.
-fn owner_beside(identity: Option<&Path>) -> Option<VerifyKey> {
-    let text = read_text(&identity?.with_extension("pub"), KEY_FILE_BYTES_MAX).ok()?;
-    text.trim().parse::<Recipient>().ok().map(|recipient| *recipient.owner())
+/// A reader's owner key, from the public file beside its identity. Without one the card has none, and that is said.
+fn owner_beside(identity: &Path, context: &Context) -> Option<VerifyKey> {
+    let public = identity.with_extension("pub");
+    let text = read_text(&public, KEY_FILE_BYTES_MAX).ok();
+    let owner = text.and_then(|text| text.trim().parse::<Recipient>().ok()).map(|recipient| *recipient.owner());
+    if owner.is_none() {
+        let line = format!(
+            "no recipient stands in {}, so the card names no owner: a sink takes what you sign (trust, vouch, rekey) only \
+             where a source's card names you (to write that file before init: source-agent key recipient -i {} -o {0})",
+            show(&public),
+            show(identity)
+        );
+        warn(context, &line);
+    }
+    owner
 }
 
 fn make_dirs(paths: &Paths) -> Outcome<()> {

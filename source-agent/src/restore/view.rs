@@ -67,6 +67,8 @@ pub struct View {
     /// Sources (places in the trust) of which nothing is used, and why.
     pub failed: Vec<(usize, Failure)>,
     pub notes: Vec<String>,
+    /// Receipts that do not check; `notes` tells of them.
+    pub wrong_receipts: u64,
 }
 
 impl View {
@@ -181,9 +183,10 @@ fn load_source(
             ));
         }
         missing_receipts(&heads, sinks[at].remote(), trusted.name(), view);
+        wrong_receipts(&heads, sinks[at].remote(), trusted.name(), view);
         for head in heads {
             let usable = known && frozen.is_none_or(|last| head.head.sequence <= last);
-            let CheckedHead { head, receipt, content } = head;
+            let CheckedHead { head, receipt, content, .. } = head;
             view.snapshots.push(Snapshot { source, sink: at, head, receipt, content, usable });
         }
     }
@@ -251,8 +254,24 @@ fn first_lineage(source: &mut TrustedSource, order: &[Chain], chains: &Chains, v
     true
 }
 
+fn wrong_receipts(heads: &[CheckedHead], remote: &str, name: &str, view: &mut View) {
+    let mut wrong = heads.iter().filter_map(|head| head.fault.as_ref());
+    let Some(first) = wrong.next() else { return };
+    let more = match wrong.count() {
+        0 => String::new(),
+        more => format!(", and {more} more like it"),
+    };
+    view.wrong_receipts += heads.iter().filter(|head| head.fault.is_some()).count() as u64;
+    view.notes.push(format!(
+        "{remote}: {}{more}: the snapshots of {name} are what it signed, but what this sink promised is in doubt; ask \
+         its operator (remote-sink verify)",
+        first.message
+    ));
+}
+
 fn missing_receipts(heads: &[CheckedHead], remote: &str, name: &str, view: &mut View) {
-    let without = heads.iter().rev().skip(1).filter(|head| head.receipt.is_none()).count();
+    let is_without = |head: &&CheckedHead| head.receipt.is_none() && head.fault.is_none();
+    let without = heads.iter().rev().skip(1).filter(is_without).count();
     if without > 0 {
         view.notes.push(format!(
             "{remote}: {without} older snapshots of {name} have no receipt: the sink gave none, or lost it"

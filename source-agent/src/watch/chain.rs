@@ -8,11 +8,14 @@ use shared::id::{Chain, Digest, VerifyKey};
 use shared::signature::{Signed, Verified};
 use shared::wire::{Damage, HeadItem};
 
-/// A head whose signature, chain and predecessor fit, with its receipt if the sink gave one.
+/// A head whose signature, chain and predecessor fit, with its receipt if the sink gave one that is for it.
 #[derive(Debug, Clone)]
 pub struct CheckedHead {
     pub head: Verified<Head>,
     pub receipt: Option<Verified<Receipt>>,
+    /// What is wrong with the receipt: it does not check, or does not follow the one before. The snapshot is what its
+    /// source signed all the same: a receipt that rotted must not take the history with it.
+    pub fault: Option<Failure>,
     /// The sink's word about the content.
     pub content: Damage,
 }
@@ -22,8 +25,8 @@ pub(super) fn alarm(code: &'static str, message: impl Into<String>) -> Failure {
 }
 
 /// Checks heads that a sink listed from sequence `from` on: each is signed by one of `keys`, of this chain, numbered
-/// without a gap and names its predecessor; each receipt is the sink's for just this head, and names the receipt
-/// before. `previous` is the digest of head `from - 1`, where it is known.
+/// without a gap and names its predecessor. A receipt that is not the sink's for just this head counts as none, and is a
+/// fault, as is one that does not name the receipt before. `previous` is the digest of head `from - 1`, where it is known.
 pub fn verify_chain(
     items: Vec<HeadItem>,
     keys: &[VerifyKey],
@@ -36,17 +39,21 @@ pub fn verify_chain(
         let sequence = from + checked.len() as u64;
         let before = checked.last().map(|last| last.head.digest()).or(previous);
         let head = head(&item.head, keys, chain, sequence, before)?;
-        let receipt = match &item.receipt {
-            Some(bytes) => Some(receipt(bytes, chain, sequence, &head.digest())?),
-            None => None,
+        let (receipt, mut fault) = match &item.receipt {
+            Some(bytes) => match receipt(bytes, chain, sequence, &head.digest()) {
+                Ok(receipt) => (Some(receipt), None),
+                Err(failure) => (None, Some(failure)),
+            },
+            None => (None, None),
         };
         let receipt_before = checked.last().and_then(|last| last.receipt.as_ref());
         if let (Some(receipt), Some(before)) = (&receipt, receipt_before)
             && receipt.previous != Some(before.digest())
         {
-            return Err(alarm("receipt-chain", format!("receipt {sequence} does not follow receipt {}", sequence - 1)));
+            let message = format!("receipt {sequence} does not follow receipt {}", sequence - 1);
+            fault = Some(alarm("receipt-chain", message));
         }
-        checked.push(CheckedHead { head, receipt, content: item.content });
+        checked.push(CheckedHead { head, receipt, fault, content: item.content });
     }
     Ok(checked)
 }
@@ -98,8 +105,10 @@ pub fn check_receipt(state: &ChainState, sequence: u64, head: &Digest, receipt: 
     let before = state.last_receipt()?.map(|receipt| receipt.digest());
     if receipt.previous != before {
         let message = format!("the receipt of head {sequence} does not follow the one that this machine remembers");
-        return Err(alarm("receipt-chain", message)
-            .help("the sink gave receipts for another history; compare with its operator before going on"));
+        return Err(alarm("receipt-chain", message).help(
+            "the sink gave receipts for another history, or one of its receipts was damaged and made anew: ask its \
+             operator; the deliberate way on is: source-agent remote accept NAME --reason TEXT",
+        ));
     }
     Ok(())
 }

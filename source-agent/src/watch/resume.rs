@@ -34,17 +34,15 @@ fn adopt(client: &mut Client, state_dir: &Path, state: &mut ChainState, key: &Ve
     let items = client.heads(&chain.source, &chain.lineage, sequence)?;
     let before = state.remembered.as_ref().map(|last| last.head);
     let heads = verify_chain(items, &[*key], &chain, sequence, before).map_err(|f| f.remote(client.remote_name()))?;
-    let receipt = match heads.first() {
-        Some(first) if first.head.digest() == digest => first.receipt.clone(),
-        _ => None,
-    };
-    match receipt {
-        Some(receipt) => {
+    let first = heads.into_iter().next().filter(|first| first.head.digest() == digest);
+    match first.map(|first| (first.receipt, first.fault)) {
+        Some((None, Some(fault))) => Err(fault.remote(client.remote_name())),
+        Some((Some(receipt), _)) => {
             state.acknowledge(state_dir, &receipt).map_err(|f| f.remote(client.remote_name()))?;
             Ok(judge(state, client.welcome().newest.as_ref()))
         }
         // Cut off between head and receipt: the same bytes again bring the same receipt.
-        None => Ok(Verdict::ResendPending),
+        _ => Ok(Verdict::ResendPending),
     }
 }
 
@@ -85,7 +83,13 @@ pub fn accept(
     now: i64,
 ) -> Outcome<String> {
     let newest = client.welcome().newest.clone();
-    if !matches!(judge(state, newest.as_ref()), Verdict::Alarm(_)) {
+    let disagree = match judge(state, newest.as_ref()) {
+        Verdict::Alarm(_) => true,
+        // The sink has the head, and its receipt for it is not one that this machine can take.
+        Verdict::AdoptPending => adopt(client, state_dir, state, key).is_err_and(|e| e.exit == Exit::Tampered),
+        Verdict::Continue(_) | Verdict::ResendPending => false,
+    };
+    if !disagree {
         let message = "there is nothing to accept: this machine and the sink agree";
         return Err(Failure::new("nothing-to-accept", Exit::Failed, message).remote(client.remote_name()));
     }

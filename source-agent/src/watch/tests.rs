@@ -311,9 +311,6 @@ fn chains_with_wrong_links_are_refused() {
     let mut gap = sink.items();
     gap.remove(1);
     assert_eq!(code(gap), "missing-head");
-    let mut swapped = sink.items();
-    swapped[1].receipt = swapped[2].receipt.clone();
-    assert_eq!(code(swapped), "receipt");
     let mut garbage = sink.items();
     garbage[3].head = Blob::new(vec![0; 100]).unwrap();
     assert_eq!(code(garbage), "head");
@@ -321,6 +318,29 @@ fn chains_with_wrong_links_are_refused() {
     assert_eq!(foreign.unwrap_err().code, "unknown-signer");
     let other = Chain { sink: source_key().verify_key(), ..chain() };
     assert_eq!(verify_chain(sink.items(), &key, &other, 0, None).unwrap_err().code, "other-chain");
+}
+
+#[test]
+fn wrong_receipts_are_faults_and_leave_the_chain() {
+    let dir = tempfile::tempdir().unwrap();
+    let sink = history(dir.path(), &[Cut::Never; 4]);
+    let faults = |items: Vec<HeadItem>| {
+        let heads = verify_chain(items, &[source_key().verify_key()], &chain(), 0, None).unwrap();
+        let fault = |head: &CheckedHead| head.fault.as_ref().map(|fault| (fault.code, head.receipt.is_some()));
+        heads.iter().map(fault).collect::<Vec<_>>()
+    };
+    assert_eq!(faults(sink.items()), [None; 4]);
+    let mut swapped = sink.items();
+    swapped[1].receipt = swapped[2].receipt.clone();
+    assert_eq!(faults(swapped), [None, Some(("receipt", false)), None, None]);
+    let mut rotten = sink.items();
+    rotten[3].receipt = Some(Blob::new(vec![0; 100]).unwrap());
+    assert_eq!(faults(rotten), [None, None, None, Some(("receipt", false))]);
+    let mut anew = sink.items();
+    let mut receipt = sink.receipts[1].clone().into_value();
+    receipt.received += 1;
+    anew[1].receipt = Some(Blob::new(sign(receipt, &sink_key()).unwrap().as_bytes().to_vec()).unwrap());
+    assert_eq!(faults(anew), [None, None, Some(("receipt-chain", true)), None], "the one behind names another");
 }
 
 #[test]
@@ -447,6 +467,32 @@ fn accepting_after_a_roll_back_keeps_what_was_remembered() {
     run(dir.path(), &mut model, 70, 0, Cut::Never).unwrap();
     assert_eq!(model.heads[0].sequence, 0);
     assert_eq!(load(dir.path(), &chain()).unwrap().accepted[0].before, before);
+}
+
+/// A receipt rotted at the sink and was made anew: each later one contradicts what this machine remembers.
+#[test]
+fn accepting_goes_on_after_a_receipt_that_was_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut model = history(dir.path(), &[Cut::Never; 3]);
+    let mut anew = model.receipts[2].clone().into_value();
+    anew.received += 1;
+    model.receipts[2] = sign(anew, &sink_key()).unwrap();
+    assert_eq!(run(dir.path(), &mut model, 60, 0, Cut::Never).unwrap_err().code, "receipt-chain");
+    let mut state = load(dir.path(), &chain()).unwrap();
+    let again = reconcile(&mut client(&model), dir.path(), &mut state, &source_key().verify_key());
+    assert!(again.unwrap_err().help.unwrap().contains("remote accept"), "it does not go away by itself");
+    accepted(dir.path(), &model).unwrap();
+    run(dir.path(), &mut model, 61, 0, Cut::Never).unwrap();
+    assert_eq!(model.heads[4].reason.as_deref(), Some("image of last week"));
+    assert_eq!(accepted(dir.path(), &model).unwrap_err().code, "nothing-to-accept");
+}
+
+/// What came back to nobody is no contradiction.
+#[test]
+fn a_receipt_that_got_lost_is_nothing_to_accept() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = history(dir.path(), &[Cut::Never, Cut::BeforeAcknowledging]);
+    assert_eq!(accepted(dir.path(), &model).unwrap_err().code, "nothing-to-accept");
 }
 
 #[test]
