@@ -25,8 +25,17 @@ pub enum Exit {
     Unreachable = 14,
     /// Quota or disk full.
     Full = 15,
+    /// SIGHUP, SIGINT, SIGTERM.
+    HungUp = 129,
     Interrupted = 130,
     Terminated = 143,
+}
+
+impl Exit {
+    /// Did a signal ask for the end?
+    pub const fn is_signal(self) -> bool {
+        matches!(self, Self::HungUp | Self::Interrupted | Self::Terminated)
+    }
 }
 
 /// A failure: what failed, on which remote, why, and what to do next.

@@ -20,6 +20,10 @@ use std::path::Path;
 /// Sessions after which the whole list of archives is read again, to notice what went away without a word.
 pub const WHOLE_LIST_AFTER: u64 = 30;
 
+/// A remote that denies again, within so many seconds, archives that it had acknowledged is left out of runs with
+/// others: what one lacks is laid anew for all, so a sink that lies could fill up the honest ones.
+const DENIES_AGAIN: i64 = 90 * 24 * 3600;
+
 /// Archives that are not used and are told of one by one.
 const TOLD_MAX: usize = 10;
 
@@ -47,6 +51,10 @@ pub struct Me<'a> {
     pub index_secret: &'a IndexSecret,
     /// Above all archive numbers that this machine knows of.
     pub known: u64,
+    /// Seconds since 1970, by this machine's clock.
+    pub now: i64,
+    /// No other remote takes part in the run.
+    pub alone: bool,
 }
 
 /// Connects, judges the chain, brings the index up to date with what the sink holds. `told` hears of what takes long.
@@ -72,8 +80,15 @@ pub fn connect(
     let first = state.remembered.is_none() && state.pending.is_none();
     let mut warnings = if first { foreign_lineages(&mut client, me, state_dir)? } else { Vec::new() };
     let facts = index.sink(client.sink())?;
-    let learned =
+    let Refreshed { learned, denied } =
         refresh(&mut client, me, index, &facts, whole_list, told).map_err(|failure| failure.remote(dial.name()))?;
+    if denied > 0 {
+        warnings.push(format!(
+            "{}: {denied} archives that it acknowledged and that the last snapshot needs are not there any more: their \
+             content is sent again; ask the sink's operator (remote-sink verify)",
+            dial.name()
+        ));
+    }
     let facts = index.sink(client.sink())?;
     let present = index.present(&facts)?;
     let damage = match heal::ask(&mut client, me, index, &facts, &present) {
@@ -127,8 +142,15 @@ fn next_number(welcome: &Welcome, me: &Me) -> Outcome<u64> {
         .help("do not trust this sink's answers; compare with its operator (remote-sink verify), and check your other remotes"))
 }
 
-/// Compares the index with the sink's list of archives, from where it was last accounted for. Says whether there were
-/// any that the index did not have.
+/// What came of comparing the index with a sink's list.
+struct Refreshed {
+    /// There were archives that the index did not have.
+    learned: bool,
+    /// Archives that are needed, were acknowledged once, and are not on the list, or are others there.
+    denied: usize,
+}
+
+/// Compares the index with the sink's list of archives, from where it was last accounted for.
 fn refresh(
     client: &mut Client,
     me: &Me,
@@ -136,7 +158,7 @@ fn refresh(
     facts: &SinkFacts,
     whole_list: bool,
     told: &dyn Fn(&str),
-) -> Outcome<bool> {
+) -> Outcome<Refreshed> {
     let next = client.welcome().next_number.map_or(0, ArchiveNumber::get);
     let journal = client.welcome().journal;
     // Where something is damaged, archives may be gone as a whole.
@@ -145,7 +167,7 @@ fn refresh(
         whole_list || damaged || facts.journal != journal || facts.lists >= WHOLE_LIST_AFTER || next < facts.next;
     let from = if whole { 0 } else { facts.next };
     if from >= next && !whole {
-        return index.account(facts, next, journal, false).map(|()| false);
+        return index.account(facts, next, journal, false).map(|()| Refreshed { learned: false, denied: 0 });
     }
     let number = ArchiveNumber::new(from).map_err(|e| Failure::new("numbers", Exit::Failed, e.to_string()))?;
     // A sink whose next number is 0 says already that it holds none: that costs no round trip.
@@ -156,28 +178,50 @@ fn refresh(
     }
     let present = index.present(facts)?;
     let held: HashSet<u64> = items.iter().map(|item| item.number.get()).collect();
-    let gone: Vec<u64> = present.iter().copied().filter(|number| *number >= from && !held.contains(number)).collect();
-    index.drop_presence(facts, &gone)?;
-    let (mut known, mut unknown, mut other) = (Vec::new(), Vec::new(), Vec::new());
+    // The sink's word alone: it takes away nothing but what is believed of this sink.
+    let mut gone: HashSet<u64> =
+        present.iter().copied().filter(|number| *number >= from && !held.contains(number)).collect();
+    let (mut known, mut unknown) = (Vec::new(), Vec::new());
     for item in items {
         let number = item.number.get();
         match index.archive_id(number)? {
             Some(id) if id == item.id => known.push(number),
-            // The sink's word alone: it takes away nothing but what is believed of this sink.
             Some(_) => {
-                other.push(number);
+                gone.extend(present.get(&number));
                 unknown.push(item);
             }
             None => unknown.push(item),
         }
     }
-    index.drop_presence(facts, &other)?;
+    let denied = denied(me, index, facts, &gone)?;
+    index.drop_presence(facts, &gone.into_iter().collect::<Vec<_>>())?;
     let known: Vec<u64> = known.into_iter().filter(|number| !present.contains(number)).collect();
     index.add_presence(facts, &known)?;
     let learned = !unknown.is_empty();
     learn_all(client, me, index, facts, unknown, told)?;
     index.account(facts, next, journal, whole)?;
-    Ok(learned)
+    Ok(Refreshed { learned, denied })
+}
+
+/// How many of these archives are needed. Fails where that is so again and others would have to take them too.
+fn denied(me: &Me, index: &Index, facts: &SinkFacts, gone: &HashSet<u64>) -> Outcome<usize> {
+    let needed = index.needed(gone)?;
+    if needed == 0 {
+        return Ok(0);
+    }
+    let again = index.denied_at(facts)?.is_some_and(|at| (at..at.saturating_add(DENIES_AGAIN)).contains(&me.now));
+    if again && !me.alone {
+        let message = format!(
+            "the sink denies, once more, {needed} archives that it acknowledged and that the last snapshot needs: \
+             nothing is laid anew for it in a run with other remotes"
+        );
+        return Err(Failure::new("sink-denies", Exit::Tampered, message).help(
+            "ask its operator (remote-sink verify); to go on with it, whereupon the others take once more what it lacks: \
+             source-agent backup -r NAME",
+        ));
+    }
+    index.note_denied(facts, me.now)?;
+    Ok(needed)
 }
 
 fn learn_all(

@@ -25,9 +25,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use shared::id::Digest;
 use std::collections::HashSet;
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -35,28 +34,30 @@ use std::time::Duration;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Opens when the remotes have answered, one way or the other.
-pub struct Gate(Receiver<Infallible>);
+pub struct Gate {
+    word: Receiver<Answered>,
+    open: AtomicBool,
+}
+
+/// The word that opens the gate: who breaks off without it does not open it.
+struct Answered;
 
 impl Gate {
-    /// A gate that is shut for as long as the sender is there.
-    fn shut() -> (Sender<Infallible>, Self) {
-        let (shut, gate) = bounded(0);
-        (shut, Self(gate))
-    }
-
-    fn open() -> Self {
-        Self::shut().1
+    fn new(open: bool) -> (Sender<Answered>, Self) {
+        let (opener, word) = bounded(1);
+        (opener, Self { word, open: AtomicBool::new(open) })
     }
 
     /// Waits until the remotes have answered; fails if the run was stopped by then.
     pub fn pass(&self, stop: &Stop) -> Outcome<()> {
-        loop {
-            match self.0.recv_timeout(LOOK_EVERY) {
+        while !self.open.load(Ordering::Acquire) {
+            match self.word.recv_timeout(LOOK_EVERY) {
+                Ok(Answered) => self.open.store(true, Ordering::Release),
                 Err(RecvTimeoutError::Timeout) => stop.check()?,
-                Err(RecvTimeoutError::Disconnected) => return stop.check(),
-                Ok(never) => match never {},
+                Err(RecvTimeoutError::Disconnected) => return Err(broke_off()),
             }
         }
+        stop.check()
     }
 }
 
@@ -156,7 +157,7 @@ enum Ahead {
 
 /// Conducts the sets while the remotes are connected to.
 fn ahead(env: &Env, sets: &[SetPlan], foreseen: &Foreseen, numbers: &Arc<Mutex<Numbers>>) -> Outcome<Ahead> {
-    let (shut, gate) = Gate::shut();
+    let (opener, gate) = Gate::new(false);
     let remotes = (0..env.remotes.len()).collect();
     let (mut run, waiting) = begin(env, remotes, foreseen.everywhere.clone(), numbers, Some(gate))?;
     let stop = Arc::clone(&run.stop);
@@ -170,7 +171,8 @@ fn ahead(env: &Env, sets: &[SetPlan], foreseen: &Foreseen, numbers: &Arc<Mutex<N
                 stop.fail(Failure::new("foreseen", Exit::Failed, "a remote did not answer as the local index says"));
                 Err(answers)
             };
-            drop(shut);
+            // One place, one word.
+            drop(opener.send(Answered));
             answered
         });
         let conducted = conduct(&mut run, &mut [], sets);
@@ -179,8 +181,12 @@ fn ahead(env: &Env, sets: &[SetPlan], foreseen: &Foreseen, numbers: &Arc<Mutex<N
     match answered {
         Ok(Ok(pushing)) => end(run, conducted, pushing).map(Ahead::Right),
         Ok(Err(answers)) => Ok(Ahead::Wrong(answers)),
-        Err(_) => Err(Failure::new("connect", Exit::Failed, "the connecting thread broke off")),
+        Err(_) => Err(broke_off()),
     }
+}
+
+fn broke_off() -> Failure {
+    Failure::new("connect", Exit::Failed, "the connecting thread broke off")
 }
 
 /// What the remotes of a run will be told, while they are not pushed to yet.
@@ -250,7 +256,7 @@ fn begin<'a>(
         sealer: Arc::new(sealer),
         numbers: Arc::clone(numbers),
         stop,
-        gate: ahead.unwrap_or_else(Gate::open),
+        gate: ahead.unwrap_or_else(|| Gate::new(true).1),
         budget,
         cutter: Cutter::new(env.secret.gear(&env.lineage)),
         users: Users::read(),
@@ -348,13 +354,14 @@ fn end(run: Run, (sets, failure): Conducted, pushing: Pushing) -> Outcome<Report
 /// machine knows of.
 fn connect_all(env: &Env, known: u64) -> Answers {
     let index_secret = &env.secret.index_secret(&env.lineage);
-    let me = Me { source: env.source, lineage: env.lineage, key: env.signing.verify_key(), index_secret, known };
-    let connect_one = |plan: &RemotePlan| connect(&*plan.dial, &me, &env.index, &env.state_dir, env.force, &*env.told);
+    let (now, alone) = (env.clock.now(), env.remotes.len() == 1);
+    let key = env.signing.verify_key();
+    let me = &Me { source: env.source, lineage: env.lineage, key, index_secret, known, now, alone };
+    let connect_one = |plan: &RemotePlan| connect(&*plan.dial, me, &env.index, &env.state_dir, env.force, &*env.told);
     let connect_one = &connect_one;
     let results: Vec<Outcome<Connected>> = std::thread::scope(|scope| {
         let threads: Vec<_> = env.remotes.iter().map(|plan| scope.spawn(move || connect_one(plan))).collect();
-        let broke = || Failure::new("connect", Exit::Failed, "the connecting thread broke off");
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(broke()))).collect()
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(broke_off()))).collect()
     });
     let mut answers = Answers { connected: Vec::new(), reports: env.remotes.iter().map(RemoteReport::new).collect() };
     for (at, result) in results.into_iter().enumerate() {
@@ -367,4 +374,24 @@ fn connect_all(env: &Env, known: u64) -> Answers {
         }
     }
     answers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gate_opens_for_good_by_the_word_alone() {
+        let stop = Stop::deaf(Budget::new(0));
+        let (opener, gate) = Gate::new(false);
+        drop(opener);
+        assert_eq!(gate.pass(&stop).unwrap_err().code, "connect", "who broke off has not opened it");
+        let (opener, gate) = Gate::new(false);
+        opener.send(Answered).unwrap();
+        drop(opener);
+        gate.pass(&stop).unwrap();
+        gate.pass(&stop).unwrap();
+        stop.fail(Failure::new("foreseen", Exit::Failed, "x"));
+        assert_eq!(gate.pass(&stop).unwrap_err().code, "foreseen");
+    }
 }

@@ -1,11 +1,14 @@
 //! Upload limits: bytes are let through in small pieces, so that a slow line stays usable for others.
 
+use crate::cli::interrupted;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Bytes let through at a time.
 const PIECE_BYTES: usize = 64 << 10;
+/// How often who waits looks whether the run is to end.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Bytes per second; clones count together.
 #[derive(Clone)]
@@ -22,7 +25,7 @@ impl Limit {
         Self(Arc::new(Mutex::new(State { bytes_per_second: bytes_per_second.max(1), paid: Instant::now() })))
     }
 
-    /// Waits until so many bytes may go.
+    /// Waits until so many bytes may go, or a signal asks for the end.
     pub fn pass(&self, bytes: usize) {
         let until = {
             let mut state = self.0.lock();
@@ -31,7 +34,13 @@ impl Limit {
             state.paid = begin + time;
             begin
         };
-        std::thread::sleep(until.saturating_duration_since(Instant::now()));
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || interrupted() {
+                break;
+            }
+            std::thread::sleep(left.min(LOOK_EVERY));
+        }
     }
 }
 

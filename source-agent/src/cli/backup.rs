@@ -8,7 +8,7 @@ use crate::backup::{
     CHECKPOINT_BYTES, CHECKPOINT_EVERY, Env, Input, Limit, OnExclude, RemotePlan, Report, SetPlan, budget, heal, paths,
     stream,
 };
-use crate::cli::{Context, print_json};
+use crate::cli::{Context, print_json, signals};
 use crate::client::{self, Client, Greeting};
 use crate::config::{self, BackupSet, IoClass, Loaded, Size};
 use crate::index::Index;
@@ -115,26 +115,42 @@ fn around(context: &Context, loaded: &Loaded, env: &mut Env, sets: Vec<SetPlan>)
     warn_of_recipients(context, env);
     warn_all(context, hooks::notify(loaded, None));
     let mut there = Vec::new();
-    // A hook may mount what is to be backed up.
+    let all: Vec<String> = env.remotes.iter().map(|remote| remote.dial.name().to_owned()).collect();
+    // A hook may mount what is to be backed up, so what ends the run before it takes part in that tells them too.
+    let before_end = signals::before_end(ended_at_once(context, loaded, all.clone()));
     let outcome = hooks::before(&loaded.config.hooks).and_then(|()| run_there(context, env, sets, &mut there));
+    drop(before_end);
     env.remotes.iter().for_each(|remote| remote.progress.finish());
     let exit = match &outcome {
         Ok(report) => summary::exit(report),
         Err(failure) => failure.exit,
     };
-    let all = env.remotes.iter().map(|remote| remote.dial.name().to_owned()).collect();
     let ending = summary::ending(exit, outcome.as_ref().ok(), outcome.as_ref().err(), all);
     write_metrics(context, loaded, env, outcome.as_ref().ok(), exit, begun.elapsed());
-    if let Ok(report) = &outcome {
-        summary::print(context, report, begun.elapsed())?;
-        note_times(env, &there, report);
-    }
+    // Whoever read the output may have gone away: the hooks run all the same.
+    let printed = match &outcome {
+        Ok(report) => {
+            note_times(env, &there, report);
+            summary::print(context, report, begun.elapsed())
+        }
+        Err(_) => Ok(()),
+    };
     warn_all(context, hooks::after(&loaded.config.hooks, &ending));
     warn_all(context, hooks::notify(loaded, Some(&ending)));
     match outcome {
         Ok(Report { failure: Some(failure), .. }) => Err(Failure { exit, ..failure }),
-        Ok(_) => Ok(exit),
+        Ok(_) => printed.map(|()| exit),
         Err(failure) => Err(failure),
+    }
+}
+
+/// What follows on hooks and notifications that began, where a signal ends the process at once.
+fn ended_at_once(context: &Context, loaded: &Loaded, all: Vec<String>) -> impl FnOnce(Failure) + Send + 'static {
+    let (context, loaded) = (context.clone(), loaded.clone());
+    move |failure| {
+        let ending = summary::ending(failure.exit, None, Some(&failure), all);
+        warn_all(&context, hooks::after(&loaded.config.hooks, &ending));
+        warn_all(&context, hooks::notify(&loaded, Some(&ending)));
     }
 }
 

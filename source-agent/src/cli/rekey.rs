@@ -58,7 +58,7 @@ pub fn run(args: &RekeyArgs, context: &Context) -> Outcome<Exit> {
     for fresh in mine {
         match chain(args, context, &mut desk, &view, fresh, &recipients, &mut present) {
             Ok(all) => whole &= all,
-            Err(failure) if matches!(failure.exit, Exit::Interrupted | Exit::Terminated) => return Err(failure),
+            Err(failure) if failure.exit.is_signal() => return Err(failure),
             // A full disk or a lost line of one sink is no reason to leave the others as they are.
             Err(failure) => {
                 if let Some(failure) = first.replace(failure) {

@@ -4,6 +4,7 @@
 //! sink, it is brought up to date at the start of a session. Whoever can change it can make a run send too much, or
 //! make a snapshot refer to a block that lacks a chunk, which `check` shows; he cannot read or sign anything.
 
+mod denied;
 pub mod filter;
 mod healed;
 mod packing;

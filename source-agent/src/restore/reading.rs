@@ -256,7 +256,7 @@ impl Desk {
     /// The same for `trust`: whatever is wrong with a view is a warning.
     pub fn view_anyway(&mut self, context: &Context) -> Outcome<View> {
         let view = match self.look(context, None) {
-            Err(failure) if matches!(failure.exit, Exit::Interrupted | Exit::Terminated) => return Err(failure),
+            Err(failure) if failure.exit.is_signal() => return Err(failure),
             Err(failure) => {
                 warn(context, &failure.to_string());
                 View::default()

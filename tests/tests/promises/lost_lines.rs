@@ -103,10 +103,24 @@ fn a_signal_ends_a_run_that_still_connects() {
          identity-file = \"ssh_ed25519\"\n{sink}\n"
     );
     fs::write(usual.source.config(), before.to_owned() + &remote).unwrap();
-    let running = usual.source.backup(&usual.data).begin();
     let numbers = usual.source.state().join("next-archive");
-    tests::run::until("files are read", std::time::Duration::from_secs(60), || numbers.exists());
-    running.signal(rustix::process::Signal::TERM);
-    running.end().code(143);
+    let end_by = |signal, code| {
+        let running = usual.source.backup(&usual.data).begin();
+        tests::run::until("files are read", std::time::Duration::from_secs(60), || numbers.exists());
+        running.signal(signal);
+        running.end().code(code);
+        fs::remove_file(&numbers).unwrap();
+    };
+    end_by(rustix::process::Signal::TERM, 143);
+    end_by(rustix::process::Signal::HUP, 129);
+    // What a hook began ends with its hook, whatever ends the run.
+    let log = usual.source.dir.join("hooks");
+    let hook = |name: &str| format!("{name} = [[\"sh\", \"-c\", \"echo {name} >> {}\"]]\n", log.display());
+    let hooks = ["before", "after-success", "after-failure", "finally"].map(hook).concat();
+    let config = fs::read_to_string(usual.source.config()).unwrap();
+    fs::write(usual.source.config(), config.replacen("timeout = \"10min\"", &format!("{hooks}timeout = \"10min\""), 1))
+        .unwrap();
+    end_by(rustix::process::Signal::INT, 130);
+    assert_eq!(fs::read_to_string(&log).unwrap(), "before\nafter-failure\nfinally\n");
     drop(silent);
 }

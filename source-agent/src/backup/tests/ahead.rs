@@ -133,3 +133,31 @@ fn numbers_that_a_sink_has_and_this_machine_forgot_are_not_given_again() {
     assert!(more.len() > held.len());
     assert!(report.sets[0].met.bytes_new.get() < 150_000, "a was learned again from the sink");
 }
+
+/// What one remote lacks is laid anew for all: once that may be a disk that failed, twice the others are spared.
+#[test]
+fn a_remote_that_denies_again_what_it_acknowledged_fails_alone() {
+    let world = World::new(2);
+    world.write("a", &noise(2 << 20, 6));
+    world.run_and_check();
+    let lose_all = || (0..world.sinks[1].archives().len()).for_each(|_| world.sinks[1].lose_archive(0));
+    lose_all();
+    world.run_and_check();
+    let warned = |what: &str| world.warnings.lock().iter().any(|line| line.contains(what));
+    assert!(warned("archives that it acknowledged and that the last snapshot needs are not there any more"));
+    assert!(!world.sinks[1].archives().is_empty(), "sent again");
+    lose_all();
+    let held = world.sinks[0].archives();
+    for _ in 0..2 {
+        let report = world.run_and_check();
+        assert_eq!(report.remotes[1].failure.as_ref().unwrap().code, "sink-denies");
+        assert_eq!(report.sets[0].snapshots.len(), 1, "the other remote has its snapshot");
+    }
+    assert_eq!(world.sinks[0].archives(), held, "and took nothing twice");
+    let mut env = world.env();
+    env.remotes.remove(0);
+    assert!(run(&mut env, &[world.set()]).unwrap().failure.is_none());
+    assert!(!world.sinks[1].archives().is_empty(), "alone it is sent what it lacks");
+    assert_eq!(world.run_and_check().sets[0].snapshots.len(), 2, "and it is back");
+    assert_eq!(world.run_and_check().sets[0].met.bytes_new.get(), 0);
+}

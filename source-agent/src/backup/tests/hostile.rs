@@ -110,7 +110,15 @@ fn a_list_that_does_not_check_takes_nothing_from_other_remotes() {
     assert_eq!(present, env.index.present(&sinks[1]).unwrap());
     assert!(present.len() > 3 && before.iter().flatten().count() == present.len());
     let index_secret = &env.secret.index_secret(&LINEAGE);
-    let me = Me { source: SOURCE, lineage: LINEAGE, key: signing().verify_key(), index_secret, known: 100 };
+    let me = Me {
+        source: SOURCE,
+        lineage: LINEAGE,
+        key: signing().verify_key(),
+        index_secret,
+        known: 100,
+        now: 0,
+        alone: true,
+    };
     let told = Mutex::new(0);
     let tell = |_: &str| *told.lock() += 1;
     let connect_again = || connect(&*world.sinks[1], &me, &env.index, &env.state_dir, true, &tell);

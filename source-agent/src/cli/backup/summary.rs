@@ -77,7 +77,7 @@ pub fn print(context: &Context, report: &Report, whole: Duration) -> Outcome<()>
     for remote in &report.remotes {
         // The failure that ends the command is printed by it.
         let Some(failure) = &remote.failure else { continue };
-        let signal = matches!(failure.exit, Exit::Interrupted | Exit::Terminated);
+        let signal = failure.exit.is_signal();
         let same = |ends: &Failure| Some(&remote.name) == ends.remote.as_ref() || signal && ends.code == failure.code;
         if !report.failure.as_ref().is_some_and(same) {
             eprint_failure(failure, context);
