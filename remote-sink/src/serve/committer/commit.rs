@@ -6,6 +6,7 @@ use crate::serve::committer::Session;
 use crate::serve::committer::outbox::store_refusal;
 use crate::serve::committer::push::Push;
 use crate::serve::limits::Tier;
+use crate::store::layout::{object_path, source_room};
 use crate::store::{Name, Store, archive, read_whole};
 use shared::codec::List;
 use shared::format::{Body, Head, Page, PageEntry, Receipt};
@@ -20,6 +21,9 @@ use std::collections::{HashMap, HashSet};
 
 /// Pages whose archives were found complete; more are looked at again.
 const PAGES_KEPT: usize = 100_000;
+
+/// Receipts that are made again at a time.
+const RECEIPTS_MADE_MAX: usize = 64;
 
 /// What a page that is complete covers.
 #[derive(Debug, Clone, Copy)]
@@ -67,17 +71,28 @@ fn read_head<S: Store>(store: &S, pinned: &Pinned, sequence: u64) -> Result<Opti
     if head.sequence == sequence { Ok(Some(head)) } else { Err(damaged("a head")) }
 }
 
-/// A receipt that this sink signed.
+/// A receipt that this sink signed. One that is damaged stays so until the operator takes it away.
 pub fn read_receipt<S: Store>(
     session: &Session<S>,
-    store: &S,
     lineage: &Lineage,
     sequence: u64,
 ) -> Result<Option<Verified<Receipt>>, Refused> {
-    let bytes = read(store, &Name::Receipt(*lineage, sequence), RECEIPT_BYTES_MAX, "a receipt")?;
+    let name = Name::Receipt(*lineage, sequence);
+    let rotten = || {
+        let path = format!("{}/{}", source_room(&session.access.name), object_path(&name));
+        let text = format!(
+            "the receipt {path} is damaged at the sink: its operator should move this file out of the vault; the next \
+             session then signs a new one, and the source takes it with: source-agent remote accept"
+        );
+        Refused::new(RefusalCode::Damaged, text)
+    };
+    let bytes = match read_whole(session.own()?, &name, RECEIPT_BYTES_MAX) {
+        Err(e) if e.is_damage() => return Err(rotten()),
+        bytes => bytes.map_err(|e| store_refusal(&e))?,
+    };
     let Some(bytes) = bytes else { return Ok(None) };
     let receipt = Signed::<Receipt>::parse(&bytes).ok().and_then(|r| r.verify(&session.access.identity.sink).ok());
-    receipt.filter(|receipt| receipt.sequence == sequence).map(Some).ok_or_else(|| damaged("a receipt"))
+    receipt.filter(|receipt| receipt.sequence == sequence).map(Some).ok_or_else(rotten)
 }
 
 impl Chain {
@@ -265,6 +280,8 @@ impl<S: Store> Push<S> {
         self.has_envelope(session, &head)?;
         let archives = self.pinned_archives(session, &head.body)?;
         self.caps.admit_head(session, &head)?;
+        // Before the head is stored: without it the head would get no receipt.
+        let before = self.receipt_before(session, head.sequence)?;
         session.admit(bytes.len() as u64, Tier::Commit)?;
         if !self.put_now(session, Name::Head(self.pinned.lineage, head.sequence), bytes)? {
             return Err(Refused::new(RefusalCode::Conflict, "another head has this sequence number"));
@@ -275,7 +292,7 @@ impl<S: Store> Push<S> {
         self.chain.committed = None;
         self.caps.head_added(&head);
         self.heads_added += 1;
-        let receipt = self.make_receipt(session, &head, archives)?;
+        let receipt = self.make_receipt(session, &head, archives, before)?;
         self.publish_record(session);
         Ok(session.outbox.reply(Reply::Receipt(receipt.as_bytes().to_vec()))?)
     }
@@ -310,11 +327,37 @@ impl<S: Store> Push<S> {
         if held.as_bytes() != head.as_bytes() {
             return Err(Refused::new(RefusalCode::Conflict, "another head has this sequence number"));
         }
-        if let Some(receipt) = read_receipt(session, session.own()?, &self.pinned.lineage, head.sequence)? {
+        if let Some(receipt) = read_receipt(session, &self.pinned.lineage, head.sequence)? {
             return Ok(receipt);
         }
+        let before = self.receipt_before(session, head.sequence)?;
         let archives = self.pinned_archives(session, &head.body)?;
-        self.make_receipt(session, head, archives)
+        self.make_receipt(session, head, archives, before)
+    }
+
+    /// The receipt before that of a head, by digest. Those that are missing are made, oldest first: a head may have got
+    /// none because the one before it was damaged, and that one is gone since.
+    fn receipt_before(&mut self, session: &Session<S>, sequence: u64) -> Result<Option<Digest>, Refused> {
+        let (mut before, mut missing) = (None, Vec::new());
+        for sequence in (0..sequence).rev() {
+            if let Some(receipt) = read_receipt(session, &self.pinned.lineage, sequence)? {
+                before = Some(receipt.digest());
+                break;
+            }
+            if missing.len() >= RECEIPTS_MADE_MAX {
+                return Err(damaged("the chain of receipts"));
+            }
+            missing.push(sequence);
+        }
+        for sequence in missing.into_iter().rev() {
+            let head = read_head(session.own()?, &self.pinned, sequence)?.ok_or_else(|| damaged("the chain"))?;
+            let archives = self.pinned_archives(session, &head.body).map_err(|refused| match refused.code {
+                RefusalCode::NotFound => damaged("the receipt of a snapshot that is gone"),
+                _ => refused,
+            })?;
+            before = Some(self.make_receipt(session, &head, archives, before)?.digest());
+        }
+        Ok(before)
     }
 
     fn make_receipt(
@@ -322,14 +365,8 @@ impl<S: Store> Push<S> {
         session: &Session<S>,
         head: &Verified<Head>,
         archives: u64,
+        previous: Option<Digest>,
     ) -> Result<Verified<Receipt>, Refused> {
-        let previous = match head.sequence.checked_sub(1) {
-            None => None,
-            Some(before) => {
-                let receipt = read_receipt(session, session.own()?, &self.pinned.lineage, before)?;
-                Some(receipt.ok_or_else(|| damaged("the receipt before this one"))?.digest())
-            }
-        };
         let published = &session.access.source(&head.source)?.published;
         let received = session.clock.now();
         let receipt = Receipt {
@@ -352,7 +389,7 @@ impl<S: Store> Push<S> {
         Ok(receipt)
     }
 
-    /// Gives the newest head the receipt that a crash kept from it.
+    /// Gives the newest head the receipt that a crash kept from it, or that its operator took away.
     pub fn repair(&mut self, session: &Session<S>) {
         let Some(newest) = self.chain.newest.clone() else { return };
         let done = session.own().and_then(|store| read_head(store, &self.pinned, newest.sequence)).and_then(|head| {
@@ -361,7 +398,7 @@ impl<S: Store> Push<S> {
         });
         if let Err(refused) = done {
             eprintln!(
-                "remote-sink: head {} of lineage {} has no receipt: {refused}",
+                "remote-sink: head {} of lineage {} has no good receipt: {refused}",
                 newest.sequence, self.pinned.lineage
             );
         }

@@ -8,6 +8,7 @@ mod owner;
 mod packed;
 mod push;
 mod reads;
+mod receipts;
 mod roles;
 mod sessions;
 mod store_faults;
