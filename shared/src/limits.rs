@@ -68,6 +68,8 @@ pub const SUBSTITUTE_BYTES_MAX: usize = 1 << 20;
 /// All substitute records of a source that a sink takes; less than a reader takes of a lineage
 /// ([`READ_OBJECTS_BYTES_MAX`]), so that no source can make them unreadable by their mass.
 pub const SUBSTITUTES_BYTES_MAX: u64 = 96 << 20;
+/// All wraps of a source that a sink takes, for the same reason.
+pub const WRAPS_BYTES_MAX: u64 = 96 << 20;
 /// Objects of one row (owner records, vouchers, substitutes, …) that a reader takes, in bytes.
 pub const READ_OBJECTS_BYTES_MAX: usize = 128 << 20;
 /// Largest session record.

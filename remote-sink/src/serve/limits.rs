@@ -1,6 +1,6 @@
 //! What a session may take: time, space and numbers of things. Defaults in one place; `vault.toml` may set some.
 
-use shared::limits::{CHAIN_BYTES_MAX, CHAIN_HEADS_MAX, SUBSTITUTES_BYTES_MAX};
+use shared::limits::{CHAIN_BYTES_MAX, CHAIN_HEADS_MAX, SUBSTITUTES_BYTES_MAX, WRAPS_BYTES_MAX};
 use std::time::Duration;
 
 /// Limits of one session and its source.
@@ -40,8 +40,12 @@ pub struct Limits {
     pub substitutes: u64,
     /// Their bytes.
     pub substitutes_bytes: u64,
-    /// Objects of each kind that one owner may leave.
-    pub owner_objects: usize,
+    /// Objects of each kind that one owner may leave; wraps for each of its sources.
+    pub owner_objects: u64,
+    /// Bytes charged for its records, vouchers and releases together.
+    pub owner_bytes: u64,
+    /// Bytes of the wraps for one source.
+    pub wraps_bytes: u64,
     /// Objects, and bytes charged for them, after which a session record is published: what a session that is killed
     /// leaves uncounted.
     pub record_objects: u64,
@@ -87,6 +91,8 @@ impl Default for Limits {
             substitutes: 65_536,
             substitutes_bytes: SUBSTITUTES_BYTES_MAX,
             owner_objects: 65_536,
+            owner_bytes: 256 << 20,
+            wraps_bytes: WRAPS_BYTES_MAX,
             record_objects: 4096,
             record_bytes: 256 << 20,
         }

@@ -9,6 +9,7 @@ mod greet;
 mod ingest;
 pub mod outbox;
 mod owned;
+mod owner_caps;
 mod push;
 mod query;
 
@@ -20,13 +21,15 @@ use crate::serve::lock::{Held, Locks, Slot};
 use crate::store::Store;
 use access::Access;
 use outbox::{Outbox, Shared, store_refusal};
+use owner_caps::OwnerCaps;
 use push::Push;
-use shared::id::{ArchiveNumber, Lineage, SourceId};
+use shared::id::{ArchiveNumber, Lineage, SourceId, VerifyKey};
 use shared::signature::SigningKey;
 use shared::sys::Clock;
 use shared::wire::request::parse_hello;
 use shared::wire::{AuditRequest, Frame, Hello, ReadRequest, RefusalCode, Refused, Reply, Request, RequestError, Role};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io::{self, BufReader};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -58,6 +61,8 @@ pub struct Session<S: Store> {
     pub binding: Vec<u8>,
     pub outbox: Outbox<S>,
     listing: RefCell<Option<Listing>>,
+    /// What owners have here, as far as it was counted.
+    owned: RefCell<BTreeMap<VerifyKey, OwnerCaps>>,
     /// A part was sent in part: only the end of the connection can say so.
     broken: Cell<bool>,
 }
@@ -174,8 +179,8 @@ pub fn commit<S: Store>(
     match start {
         Ok(start) => {
             let Start { access, key, clock, limits, binding, slot: _slot, locks, ledger } = start;
-            let (listing, broken) = (RefCell::new(None), Cell::new(false));
-            let session = Session { access, key, clock, limits, binding, outbox, listing, broken };
+            let (listing, owned, broken) = (RefCell::default(), RefCell::default(), Cell::new(false));
+            let session = Session { access, key, clock, limits, binding, outbox, listing, owned, broken };
             let last = converse(&session, &mut incoming, locks, ledger);
             end(session, last)
         }

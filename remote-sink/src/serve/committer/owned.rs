@@ -6,7 +6,7 @@ use crate::serve::committer::access::owner_room_of;
 use crate::serve::committer::outbox::store_refusal;
 use crate::serve::committer::query::{damaged, not_found, sorted};
 use crate::serve::limits::{Tier, charge};
-use crate::store::{Name, PutBytes, Shelf, Store, names, put_bytes, read_whole};
+use crate::store::{Name, PutBytes, Shelf, Store, put_bytes, read_whole};
 use shared::format::{Envelope, Head, OwnerRecord, Release, Substitute, Voucher, Wrap};
 use shared::id::{Digest, Lineage, SourceId, VerifyKey};
 use shared::limits::{ENVELOPE_BYTES_MAX, HEAD_BYTES_MAX, OWNER_BYTES_MAX};
@@ -102,15 +102,24 @@ impl<S: Store> Session<S> {
         Ok(self.end_row()?)
     }
 
-    /// Stores an owner's object under a name of its own.
-    fn put_owned(&self, store: &S, name: Name, bytes: &[u8], digest: Digest) -> Result<Reply, Refused> {
+    /// Stores an owner's object under a name of its own; a wrap is of a source.
+    fn put_owned(
+        &self,
+        owner: &VerifyKey,
+        name: Name,
+        bytes: &[u8],
+        digest: Digest,
+        wrapped: Option<&SourceId>,
+    ) -> Result<Reply, Refused> {
+        let store = owner_room_of(&self.access, owner)?;
         if store.get(&name).map_err(|e| store_refusal(&e))?.is_none() {
-            let count = names(store, name.shelf()).map_err(|e| store_refusal(&e))?.len();
-            if count >= self.limits.owner_objects {
-                let text = format!("this owner has {count} such objects here: no more are taken");
-                return Err(Refused::new(RefusalCode::Cap, text));
-            }
             self.has_room(charge(bytes.len() as u64), Tier::Small)?;
+            let mut owned = self.owned.borrow_mut();
+            let caps = owned.entry(*owner).or_default();
+            match wrapped {
+                Some(source) => caps.admit_wrap(store, owner, source, bytes.len() as u64, &self.limits)?,
+                None => caps.admit(store, name.shelf(), bytes.len() as u64, &self.limits)?,
+            }
         }
         match put_bytes(store, &name, bytes).map_err(|e| store_refusal(&e))? {
             PutBytes::New => Ok(Reply::Stored(Stored { digest, existed: false })),
@@ -135,7 +144,7 @@ impl<S: Store> Session<S> {
                 return Err(conflict("this owner record does not follow the newest one here"));
             }
         }
-        self.put_owned(store, name, bytes, record.digest())
+        self.put_owned(&record.owner, name, bytes, record.digest(), None)
     }
 
     /// The head must be here: what is signed about others is of no use to this sink.
@@ -154,16 +163,14 @@ impl<S: Store> Session<S> {
         let voucher: Verified<Voucher> = check::voucher(bytes, &self.access.identity)?;
         let Voucher { source, lineage, sequence, head, .. } = *voucher;
         self.names_head(&voucher.owner, &Named { source, lineage, sequence, head })?;
-        let store = owner_room_of(&self.access, &voucher.owner)?;
-        self.put_owned(store, Name::Voucher(voucher.digest()), bytes, voucher.digest())
+        self.put_owned(&voucher.owner, Name::Voucher(voucher.digest()), bytes, voucher.digest(), None)
     }
 
     pub fn put_release(&self, bytes: &[u8]) -> Result<Reply, Refused> {
         let release: Verified<Release> = check::release(bytes, &self.access.identity)?;
         let Release { source, lineage, sequence, head, .. } = *release;
         self.names_head(&release.owner, &Named { source, lineage, sequence, head })?;
-        let store = owner_room_of(&self.access, &release.owner)?;
-        self.put_owned(store, Name::Release(release.digest()), bytes, release.digest())
+        self.put_owned(&release.owner, Name::Release(release.digest()), bytes, release.digest(), None)
     }
 
     /// Further recipients of a session that is here, with the same commitment.
@@ -180,7 +187,6 @@ impl<S: Store> Session<S> {
         {
             return Err(conflict("this wrap does not fit its session"));
         }
-        let store = owner_room_of(&self.access, wrap.key())?;
-        self.put_owned(store, Name::Wrap(wrap.digest()), bytes, wrap.digest())
+        self.put_owned(wrap.key(), Name::Wrap(wrap.digest()), bytes, wrap.digest(), Some(&wrap.source))
     }
 }

@@ -176,3 +176,72 @@ fn owners_have_caps_too() {
     client.refused(RefusalCode::Cap);
     client.alive();
 }
+
+#[test]
+fn what_an_owner_signs_has_a_cap_of_bytes() {
+    let mut stage = stage();
+    stage.world.limits.owner_bytes = 3 * 4096;
+    let me = stage.owner.verify_key();
+    let zero = record(&stage.owner, me, 0, None, 1);
+    let one = record(&stage.owner, me, 1, Some(zero.digest()), 2);
+    let two = record(&stage.owner, me, 2, Some(one.digest()), 3);
+    let (source, lineage, sink) = (stage.web.id(), stage.web.lineage, stage.world.sink);
+    let voucher = |checked| {
+        let head = stage.head.digest();
+        bytes(&sign(Voucher { owner: me, source, lineage, sink, sequence: 0, head, checked }, &stage.owner).unwrap())
+    };
+    let mut client = connect(&stage.world, "laptop", Role::Read);
+    client.query(&Query::PutOwnerRecord(bytes(&zero)));
+    client.stored();
+    client.query(&Query::PutVoucher(voucher(1)));
+    client.stored();
+    client.query(&Query::PutOwnerRecord(bytes(&one)));
+    client.stored();
+    // All kinds count together, in this session and in the next one; what is here may be sent again.
+    for _ in 0..2 {
+        client.query(&Query::PutOwnerRecord(bytes(&two)));
+        assert!(client.refused(RefusalCode::Cap).contains("takes 12288 bytes here"));
+        client.query(&Query::PutVoucher(voucher(2)));
+        client.refused(RefusalCode::Cap);
+        client.query(&Query::PutVoucher(voucher(1)));
+        assert!(client.stored().1);
+        client = connect(&stage.world, "laptop", Role::Read);
+    }
+    stage.world.assert_whole();
+}
+
+#[test]
+fn wraps_have_caps_for_each_source() {
+    for by_bytes in [false, true] {
+        let mut stage = stage();
+        let owner = stage.owner.verify_key();
+        let other = stage.world.enroll("db", Role::Push, 2, Some(owner), Reads::SingleOwner);
+        let mut client = stage.world.push(&other);
+        client.put_envelope(&other);
+        client.close();
+        let wrap = |of: &Source, seed: u8| {
+            let mut recipients = of.envelope.recipients.to_vec();
+            recipients[0].recipient = Digest::new([seed; 32]);
+            let (source, lineage) = (of.id(), of.lineage);
+            let (session, commitment) = (of.session(), of.envelope.commitment);
+            let wrap = Wrap { source, lineage, session, commitment, recipients: List::new(recipients).unwrap() };
+            bytes(&sign(wrap, &stage.owner).unwrap())
+        };
+        match by_bytes {
+            true => stage.world.limits.wraps_bytes = 2 * wrap(&stage.web, 0).len() as u64 + 1,
+            false => stage.world.limits.owner_objects = 2,
+        }
+        for (of, taken) in [(&stage.web, 0), (&other, 0), (&other, 2)] {
+            let mut client = connect(&stage.world, "laptop", Role::Read);
+            for seed in taken..2 {
+                client.query(&Query::PutWrap(wrap(of, seed)));
+                assert!(!client.stored().1);
+            }
+            client.query(&Query::PutWrap(wrap(of, 2)));
+            assert!(client.refused(RefusalCode::Cap).starts_with("this source has 2 wraps here"));
+            client.query(&Query::PutWrap(wrap(of, 1)));
+            assert!(client.stored().1, "what is here may be sent again");
+        }
+        stage.world.assert_whole();
+    }
+}
