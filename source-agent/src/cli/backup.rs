@@ -20,7 +20,9 @@ use crate::watch;
 use shared::format::snapshot::RemoteHead;
 use shared::id::{Chain, Lineage, SourceId};
 use shared::sys::{Clock, SystemClock, durable};
+use std::ffi::OsString;
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -69,11 +71,11 @@ pub struct BackupArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "stdin_from_command")]
     stdin: Option<String>,
     /// Back up the output of a command as a file of this name; no snapshot if it fails
-    #[arg(long, value_name = "NAME", requires = "command")]
+    #[arg(long, value_name = "NAME", requires = "after")]
     stdin_from_command: Option<String>,
-    /// The command, after --
-    #[arg(last = true, value_name = "CMD", requires = "stdin_from_command")]
-    command: Vec<String>,
+    /// With --stdin-from-command the command; else further paths, also such as begin with -
+    #[arg(last = true, value_name = "PATH or CMD", conflicts_with_all = ["stdin", "set"])]
+    after: Vec<OsString>,
     /// Do nothing if the last snapshot is younger than min-interval
     #[arg(long)]
     if_due: bool,
@@ -86,6 +88,23 @@ pub struct BackupArgs {
     /// Send at most so many bytes a second, such as 8MiB
     #[arg(long, value_name = "SIZE")]
     limit_upload: Option<Size>,
+}
+
+impl BackupArgs {
+    /// Are paths named, before or after `--`?
+    fn names_paths(&self) -> bool {
+        self.stdin_from_command.is_none() && !(self.paths.is_empty() && self.after.is_empty())
+    }
+
+    /// The words of --stdin-from-command.
+    fn command(&self) -> Outcome<Vec<String>> {
+        let word = |word: &OsString| {
+            let shown = shared::text::printable(word.as_bytes(), 200);
+            let wrong = || Failure::new("usage", Exit::Usage, format!("'{shown}' of the command is not UTF-8"));
+            word.to_str().map(str::to_owned).ok_or_else(wrong)
+        };
+        self.after.iter().map(word).collect()
+    }
 }
 
 pub fn run(args: &BackupArgs, context: &Context) -> Outcome<Exit> {
@@ -209,11 +228,12 @@ fn sets(args: &BackupArgs, loaded: &Loaded) -> Outcome<Vec<SetPlan>> {
         return Ok(vec![stream_plan(args, loaded, None, name, stream::From::stdin())?]);
     }
     if let Some(name) = &args.stdin_from_command {
-        let from = stream::From::Command(args.command.clone());
+        let from = stream::From::Command(args.command()?);
         return Ok(vec![stream_plan(args, loaded, None, name, from)?]);
     }
-    if !args.paths.is_empty() {
-        let mut all = args.paths.iter().map(|path| paths::absolute(path)).collect::<Outcome<Vec<_>>>()?;
+    if args.names_paths() {
+        let named = args.paths.iter().map(PathBuf::as_path).chain(args.after.iter().map(Path::new));
+        let mut all = named.map(paths::absolute).collect::<Outcome<Vec<_>>>()?;
         all.sort();
         all.dedup();
         let names: Vec<String> = all.iter().map(|path| path.display().to_string()).collect();
