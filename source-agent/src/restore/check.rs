@@ -23,7 +23,7 @@ use shared::wire::Damage;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-/// Ids that are remembered of nodes that were walked, and of chunks that are bad.
+/// Ids that are remembered of nodes that were walked, and places of chunks that are bad there.
 const IDS_MAX: usize = 1 << 20;
 /// Threads that open blocks.
 const WORKERS_MAX: usize = 8;
@@ -66,7 +66,8 @@ impl Share {
 /// Chunks that cannot be had at a place, or lie about their id there.
 #[derive(Debug, Default)]
 pub struct Bad {
-    ids: HashSet<ChunkId>,
+    /// Chunk, archive and block.
+    places: HashSet<(ChunkId, u64, u32)>,
     /// Where the data was read: blocks that stand for others and could be opened. No page need name them (F-30).
     opened: Option<HashSet<(ArchiveId, u32)>>,
     pub blocks: u64,
@@ -74,9 +75,9 @@ pub struct Bad {
 }
 
 impl Bad {
-    fn add(&mut self, id: ChunkId) {
-        if self.ids.len() < IDS_MAX {
-            self.ids.insert(id);
+    fn add(&mut self, id: ChunkId, archive: ArchiveNumber, block: u32) {
+        if self.places.len() < IDS_MAX {
+            self.places.insert((id, archive.get(), block));
         }
     }
 
@@ -121,7 +122,7 @@ pub fn read_data(reader: &mut Reader<'_>, named: &Named, share: Share, progress:
                                 bad.lock().chunks += 1;
                                 if !open::is_chunk(&namer, id, content) {
                                     findings.lock().poisoned(id, number, block);
-                                    bad.lock().add(*id);
+                                    bad.lock().add(*id, number, block);
                                 }
                             }
                         }
@@ -154,7 +155,7 @@ pub fn read_data(reader: &mut Reader<'_>, named: &Named, share: Share, progress:
         let chunks: Option<Vec<ChunkId>> = listed.map(|chunks| chunks.iter().map(|entry| entry.id).collect());
         if !reader.is_healed(number, &id, block, chunks.clone())? {
             reader.findings.block(number, block, tampered("part", why));
-            chunks.into_iter().flatten().for_each(|id| bad.add(id));
+            chunks.into_iter().flatten().for_each(|id| bad.add(id, number, block));
         }
     }
     Ok(bad)
@@ -324,11 +325,12 @@ fn file(reader: &mut Reader<'_>, entry: &Entry, bad: &Bad) -> Outcome<Option<Str
             Ok(None) => return Ok(None),
             Ok(Some((_, Extent::Hole(_)))) => {}
             Ok(Some((_, Extent::Chunk(chunk)))) => {
-                if bad.ids.contains(&chunk.id) {
-                    return Ok(Some(format!("needs chunk {}, which is damaged or poisoned", chunk.id)));
-                }
-                if !is_listed(reader, &chunk, bad)? {
-                    return Ok(Some(format!("needs chunk {}, which no archive of the snapshot holds", chunk.id)));
+                if let Listed::No { any_bad } = listed(reader, &chunk, bad)? {
+                    let why = match any_bad {
+                        true => "is damaged or poisoned",
+                        false => "no archive of the snapshot holds",
+                    };
+                    return Ok(Some(format!("needs chunk {}, which {why}", chunk.id)));
                 }
             }
             Err(failure) if is_lost(&failure) => return Ok(Some(failure.message)),
@@ -337,18 +339,37 @@ fn file(reader: &mut Reader<'_>, entry: &Entry, bad: &Bad) -> Outcome<Option<Str
     }
 }
 
-fn is_listed(reader: &mut Reader<'_>, chunk: &ChunkRef, bad: &Bad) -> Outcome<bool> {
-    let near = reader.near(chunk)?;
-    if is_listed_at(reader, chunk, bad, near)? {
-        return Ok(true);
-    }
-    let everywhere = reader.everywhere(&chunk.id)?;
-    is_listed_at(reader, chunk, bad, everywhere)
+/// Does an archive list a chunk, at a place where it is not known to be bad?
+enum Listed {
+    Yes,
+    No { any_bad: bool },
 }
 
-fn is_listed_at(reader: &mut Reader<'_>, chunk: &ChunkRef, bad: &Bad, places: Vec<(u64, u32)>) -> Outcome<bool> {
+/// Looks at every candidate that a restore would try.
+fn listed(reader: &mut Reader<'_>, chunk: &ChunkRef, bad: &Bad) -> Outcome<Listed> {
+    let mut any_bad = false;
+    let near = reader.near(chunk)?;
+    if is_listed_at(reader, chunk, bad, near, &mut any_bad)? {
+        return Ok(Listed::Yes);
+    }
+    let everywhere = reader.everywhere(&chunk.id)?;
+    let found = is_listed_at(reader, chunk, bad, everywhere, &mut any_bad)?;
+    Ok(if found { Listed::Yes } else { Listed::No { any_bad } })
+}
+
+fn is_listed_at(
+    reader: &mut Reader<'_>,
+    chunk: &ChunkRef,
+    bad: &Bad,
+    places: Vec<(u64, u32)>,
+    any_bad: &mut bool,
+) -> Outcome<bool> {
     for (archive, block) in places {
         let Ok(number) = ArchiveNumber::new(archive) else { continue };
+        if bad.places.contains(&(chunk.id, archive, block)) {
+            *any_bad = true;
+            continue;
+        }
         let Some(open) = reader.archive(number)? else { continue };
         let listed = open.table.blocks.get(block as usize);
         if listed.is_some_and(|chunks| chunks.iter().any(|entry| entry.id == chunk.id && entry.bytes == chunk.bytes))

@@ -457,6 +457,36 @@ fn a_check_believes_what_stands_for_a_lost_archive_when_it_was_read() {
 }
 
 #[test]
+fn a_chunk_is_lost_only_where_no_good_copy_is_listed() {
+    // In one archive poisoned or damaged, in another whole; and the other way round.
+    for (poisoned, bad_first) in [(true, true), (true, false), (false, true), (false, false)] {
+        let mut vault = Vault::new();
+        let id = vault.namer().name(b"content");
+        let bad = if poisoned { b"poison!".to_vec() } else { b"content".to_vec() };
+        let archive = |vault: &mut Vault, content| vault.archive_named(Kind::Data, &[(id, content)])[0];
+        let copies = match bad_first {
+            true => [bad, b"content".to_vec()],
+            false => [b"content".to_vec(), bad],
+        };
+        let copies = copies.map(|content| archive(&mut vault, content));
+        let head = vault.snapshot(vec![file_of("f", &copies[..1]), file_of("g", &copies[1..])]);
+        let bad = copies[usize::from(!bad_first)].archive.get();
+        if !poisoned {
+            vault.store.parts.get_mut(&(bad, 0)).unwrap()[9] ^= 1;
+        }
+        let found = read_all(&mut vault, &head);
+        assert_eq!(found.len(), 1, "the place, and no file: {found:?}");
+        assert!(found[0].contains(&format!("archive {bad}, ")), "{found:?}");
+        // With the other one gone as well both files are lost.
+        let good = copies[usize::from(bad_first)].archive.get();
+        vault.store.parts.get_mut(&(good, 0)).unwrap()[9] ^= 1;
+        let found = read_all(&mut vault, &head);
+        let lost = |name: &str| found.iter().any(|line| line.starts_with(name) && line.contains("damaged or poisoned"));
+        assert!(lost("/f: ") && lost("/g: "), "{found:?}");
+    }
+}
+
+#[test]
 fn without_keys_what_stands_for_a_lost_archive_must_be_there() {
     let chunks = |vault: &Vault| vec![(vault.namer().name(b"healed"), b"healed".to_vec())];
     let (mut vault, head, right) = healed_by(&chunks, 0);
