@@ -216,7 +216,10 @@ impl Desk {
                 let trusted = note.trust()?;
                 trusted.sources.into_iter().for_each(|source| self.trust.add(source));
                 self.trust.heads = trusted.heads;
-                record::remember(&state_dir, &found)?;
+                // What is remembered was read before: only writing can fail here.
+                let mut notes = Vec::new();
+                view::if_written(record::remember(&state_dir, &found), &mut notes)?;
+                notes.iter().for_each(|note| warn(context, note));
                 self.record = Some(found);
             }
         }
@@ -356,9 +359,12 @@ pub fn freshness(fresh: &view::Fresh, remote: &str) -> String {
         None => "no snapshot there".into(),
     };
     let compared = match fresh.compared {
-        Freshness::First => "nothing was remembered of it, so a sink that hides newer ones would not be noticed".into(),
-        Freshness::Same => "the newest one remembered".into(),
-        Freshness::Newer(count) => format!("{count} newer than remembered"),
+        None => "no older state than remembered, and not remembered now".into(),
+        Some(Freshness::First) => {
+            "nothing was remembered of it, so a sink that hides newer ones would not be noticed".into()
+        }
+        Some(Freshness::Same) => "the newest one remembered".into(),
+        Some(Freshness::Newer(count)) => format!("{count} newer than remembered"),
     };
     format!("{remote}: {newest}; {compared}; the sink's clock says {}", local_time(fresh.clock))
 }

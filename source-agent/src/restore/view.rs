@@ -45,7 +45,8 @@ pub struct Fresh {
     pub source: usize,
     pub chain: Chain,
     pub newest: Option<(u64, Digest, Option<i64>)>,
-    pub compared: Freshness,
+    /// `None`: no older and no other state than what is remembered, and that is not written on.
+    pub compared: Option<Freshness>,
     /// The sink's clock when it was asked.
     pub clock: i64,
 }
@@ -82,6 +83,35 @@ impl View {
 pub struct Memory<'m> {
     pub state_dir: &'m Path,
     pub now: i64,
+}
+
+impl Memory<'_> {
+    /// [`check_seen`]; where nothing can be written the listing goes on, with a note.
+    fn compare(&self, chain: &Chain, heads: &[CheckedHead], notes: &mut Vec<String>) -> Outcome<Option<Freshness>> {
+        let failure = match check_seen(self.state_dir, chain, heads, self.now) {
+            Err(failure) if failure.kind.is_some() => failure,
+            other => return other.map(Some),
+        };
+        // Without heads nothing is written: this fails alike where the memory cannot even be read.
+        match check_seen(self.state_dir, chain, &[], self.now) {
+            Err(unread) if unread.kind.is_some() => Err(unread),
+            _ => if_written(Err(failure), notes).map(|()| None),
+        }
+    }
+}
+
+/// Memory that cannot be written ends no reading: it is noted, once. What was to be compared was compared before.
+pub fn if_written(done: Outcome<()>, notes: &mut Vec<String>) -> Outcome<()> {
+    const WHAT: &str = "what was seen is not remembered";
+    let failure = match done {
+        Err(failure) if failure.kind.is_some() => failure,
+        other => return other,
+    };
+    if !notes.iter().any(|note| note.starts_with(WHAT)) {
+        let after = "a sink that shows an older state the next time would not be noticed";
+        notes.push(format!("{WHAT}: {}; {after}", failure.message));
+    }
+    Ok(())
 }
 
 /// Reads all chains of trusted sources (those that `wanted` takes) at all sinks.
@@ -152,7 +182,7 @@ fn load_source(
                 Err(e) if is_lost(&e) && e.exit == Exit::NotFound => Vec::new(),
                 other => other?,
             };
-            let compared = check_seen(memory.state_dir, &chain, &heads, memory.now).map_err(|e| way_on(e, &**sink))?;
+            let compared = memory.compare(&chain, &heads, &mut view.notes).map_err(|e| way_on(e, &**sink))?;
             check_record(&trust.heads, &chain, &heads, &**sink)?;
             if heads.is_empty() {
                 continue;
@@ -171,7 +201,7 @@ fn load_source(
     claims::compare(sinks, &trust.sources[source], &order, (&mut chains, &lists), &mut view.notes)?;
     let trusted = &trust.sources[source];
     if is_first {
-        store::save(memory.state_dir, trusted)?;
+        if_written(store::save(memory.state_dir, trusted), &mut view.notes)?;
     }
     for chain in &order {
         let Some(Shown { sink: at, heads, frozen }) = chains.remove(chain) else { continue };
@@ -203,8 +233,11 @@ pub(super) fn load_chain(sink: &mut dyn Objects, source: &TrustedSource, chain: 
     })
 }
 
-/// Help for an alarm of memory: what it means and a deliberate way on.
+/// Help for an alarm of memory: what it means and a deliberate way on. A memory that cannot be read is no alarm.
 fn way_on(failure: Failure, sink: &dyn Objects) -> Failure {
+    if failure.exit != Exit::Tampered || failure.code == "seen-state" {
+        return failure;
+    }
     let mut failure = failure
         .remote(sink.remote())
         .detail("the sink lost or hides snapshots that it showed before, or shows another history of the same source")
