@@ -116,6 +116,18 @@ impl Agent {
         std::fs::write(self.config(), config + text).unwrap();
     }
 
+    /// Makes this the one configured set.
+    pub fn only_set(&self, name: &str, path: &Path) {
+        let text = std::fs::read_to_string(self.config()).unwrap();
+        let replace = |text: &str, begin: &str, new: &str| {
+            let old = text.lines().find(|line| line.starts_with(begin)).expect("a set").to_owned();
+            text.replacen(&old, new, 1)
+        };
+        let text = replace(&text, "name = \"system\"", &format!("name = \"{name}\""));
+        let text = replace(&text, "paths = ", &format!("paths = [\"{}\"]", path.display()));
+        std::fs::write(self.config(), text).unwrap();
+    }
+
     /// So many tries of a run when its line breaks.
     pub fn attempts(&self, count: u32) {
         let text = std::fs::read_to_string(self.config()).unwrap();

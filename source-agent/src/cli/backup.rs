@@ -1,6 +1,7 @@
 //! `source-agent backup`: what the configuration and the flags ask for, and the result for people and scripts.
 
 mod summary;
+pub mod times;
 
 use crate::backup::hooks::{self, Metrics};
 use crate::backup::push::Dial;
@@ -149,7 +150,7 @@ fn around(context: &Context, loaded: &Loaded, env: &mut Env, sets: Vec<SetPlan>)
     // Whoever read the output may have gone away: the hooks run all the same.
     let printed = match &outcome {
         Ok(report) => {
-            note_times(env, &there, report);
+            note_times(context, loaded, env, &there, report);
             summary::print(context, report, begun.elapsed())
         }
         Err(_) => Ok(()),
@@ -257,7 +258,7 @@ fn configured(args: &BackupArgs, loaded: &Loaded, set: &BackupSet) -> Outcome<Se
         return stream_plan(args, loaded, Some(set), &name, stream::From::Command(set.command.clone()));
     }
     let all = set.paths.iter().map(|path| paths::absolute(&loaded.resolve(path))).collect::<Outcome<Vec<_>>>()?;
-    Ok(plan(args, loaded, Some(set), set.name.clone(), format!("set\0{}", set.name), Input::Paths(all)))
+    Ok(plan(args, loaded, Some(set), set.name.clone(), times::series_name(set), Input::Paths(all)))
 }
 
 fn stream_plan(
@@ -269,7 +270,7 @@ fn stream_plan(
 ) -> Outcome<SetPlan> {
     stream::check_name(name)?;
     let series = match set {
-        Some(set) => format!("set\0{}", set.name),
+        Some(set) => times::series_name(set),
         None => format!("stdin\0{name}"),
     };
     let shown = set.map_or_else(|| name.to_owned(), |set| set.name.clone());
@@ -471,19 +472,26 @@ fn due(env: &Env, sets: Vec<SetPlan>, context: &Context) -> Outcome<Vec<SetPlan>
     Ok(due)
 }
 
-/// For `--if-due` of the next run; a cache that cannot be written only makes it run.
-fn note_times(env: &Env, sets: &[SetPlan], report: &Report) {
-    let now = env.clock.now().to_le_bytes();
+/// For `--if-due` of the next run, where a cache that cannot be written only makes it run; and for `status`.
+fn note_times(context: &Context, loaded: &Loaded, env: &Env, sets: &[SetPlan], report: &Report) {
+    let now = env.clock.now();
+    let mut saved = Vec::new();
     for (set, done) in sets.iter().zip(&report.sets) {
         let series = env.secret.series(&set.series);
-        let Ok(index) = SeriesIndex::open(&env.cache_dir, &env.source, &env.lineage, &series) else { continue };
         let held: Vec<usize> = match done.unchanged {
             true => (0..env.remotes.len()).filter(|at| report.remotes[*at].failure.is_none()).collect(),
             false => done.snapshots.iter().map(|(at, _)| *at).collect(),
         };
-        for at in held {
-            let _ = index.set_note(&created_note(env, at), &now);
+        if !done.incomplete {
+            saved.extend(held.iter().map(|at| (series, env.remotes[*at].key)));
         }
+        let Ok(index) = SeriesIndex::open(&env.cache_dir, &env.source, &env.lineage, &series) else { continue };
+        for at in held {
+            let _ = index.set_note(&created_note(env, at), &now.to_le_bytes());
+        }
+    }
+    if let Err(failure) = times::note(loaded, &env.secret, &saved, now) {
+        progress::warn(context, &format!("status will not know of this run: {failure}"));
     }
 }
 

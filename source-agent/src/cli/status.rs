@@ -1,6 +1,7 @@
 //! `source-agent status`: when each remote was last backed up to, and when a restore was last tested, from this
 //! machine's own memory.
 
+use crate::cli::backup::times::{Times, series_name};
 use crate::cli::{Context, print_json, print_line};
 use crate::config::{self, Age, Loaded, Remote};
 use crate::keys::files::read_text;
@@ -18,14 +19,16 @@ const FUTURE_SECONDS: i64 = 300;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-No remote is called: this tells what they acknowledged. Exit code 0: fresh; 1: too old; 3: unknown.
-A machine that only reads has restore tests to tell of (check --restore-test).
+No remote is called: this tells what they acknowledged. Every configured set
+counts: its last complete snapshot at each required remote must be within
+--max-age. Exit code 0: fresh; 1: too old; 3: unknown. A machine that only reads
+has restore tests to tell of (check --restore-test).
 
 Examples:
   source-agent status --max-age 36h
   source-agent status --prometheus /var/lib/prometheus/node-exporter/source-agent-status.prom")]
 pub struct StatusArgs {
-    /// Fail when the last snapshot of a remote is older [default: max-age of the configuration]
+    /// Fail when the last snapshot of a remote, or of a set there, is older [default: max-age of the configuration]
     #[arg(long, value_name = "AGE")]
     pub max_age: Option<Age>,
     /// Write metrics to FILE too, for the textfile collector
@@ -70,16 +73,29 @@ struct Line {
     pending: bool,
 }
 
+/// A configured set at a required remote.
+#[derive(Debug)]
+struct SetLine {
+    set: String,
+    remote: String,
+    state: State,
+    /// When its last complete snapshot was noted, and how long ago that is.
+    saved: Option<(i64, i64)>,
+}
+
 pub fn run(args: &StatusArgs, context: &Context) -> Outcome<Exit> {
     let loaded = config::load(context)?;
     let now = SystemClock.now();
     let reads_only = loaded.config.source.recipients.is_empty();
-    let lines = if reads_only { Vec::new() } else { lines(args, &loaded, now, context)? };
+    let (lines, sets) = if reads_only { Default::default() } else { lines(args, &loaded, now, context)? };
     let test = RestoreTest::read(&loaded.paths.state_dir, now).unwrap_or_else(|failure| {
         warn(context, &failure.to_string());
         None
     });
     for line in &lines {
+        line.print(context)?;
+    }
+    for line in &sets {
         line.print(context)?;
     }
     if let Some(test) = &test {
@@ -89,7 +105,7 @@ pub fn run(args: &StatusArgs, context: &Context) -> Outcome<Exit> {
         warn(context, &line);
     }
     if let Some(path) = &args.prometheus {
-        write_metrics(path, &metrics(&lines, test.as_ref()))?;
+        write_metrics(path, &metrics(&lines, &sets, test.as_ref()))?;
     }
     if reads_only {
         notice(context, "this machine reads and does not back up: source-agent snapshots shows what the remotes hold");
@@ -98,15 +114,38 @@ pub fn run(args: &StatusArgs, context: &Context) -> Outcome<Exit> {
     if lines.is_empty() {
         warn(context, "no remote is configured: source-agent remote add NAME SINK-CARD");
     }
-    Ok(worst(&lines))
+    Ok(worst(lines.iter().map(|line| line.state).chain(sets.iter().map(|set| set.state))))
 }
 
-/// How each remote stands.
-fn lines(args: &StatusArgs, loaded: &Loaded, now: i64, context: &Context) -> Outcome<Vec<Line>> {
+/// How each remote stands, and each set at those that are required.
+fn lines(args: &StatusArgs, loaded: &Loaded, now: i64, context: &Context) -> Outcome<(Vec<Line>, Vec<SetLine>)> {
     let remotes = loaded.remotes(context)?;
     let limit = args.max_age.or(loaded.config.check.max_age).map(seconds);
     let keys = keys::load_source(loaded)?;
-    Ok(remotes.iter().map(|remote| line(loaded, &keys, remote, limit, now, context)).collect())
+    let times = Times::read(&loaded.paths.state_dir).unwrap_or_else(|failure| {
+        warn(context, &failure.to_string());
+        Times::default()
+    });
+    let mut sets = Vec::new();
+    for set in &loaded.config.backup.sets {
+        let series = keys.secret.series(&series_name(set));
+        let limit = limit.map(|limit| limit_of(limit, set.min_interval.or(loaded.config.backup.min_interval)));
+        for remote in remotes.iter().filter(|remote| remote.required) {
+            let saved = remote.sink.as_ref().and_then(|sink| times.get(&series, sink));
+            let saved = saved.map(|time| (time, now.saturating_sub(time)));
+            let state = judge(saved.map(|(_, age)| age), limit);
+            sets.push(SetLine { set: set.name.clone(), remote: remote.name.clone(), state, saved });
+        }
+    }
+    Ok((remotes.iter().map(|remote| line(loaded, &keys, remote, limit, now, context)).collect(), sets))
+}
+
+/// A set that is meant to run more seldom than the limit is due that much later.
+fn limit_of(limit: i64, interval: Option<Age>) -> i64 {
+    match interval.map(seconds) {
+        Some(interval) if interval > limit => limit.saturating_add(interval),
+        _ => limit,
+    }
 }
 
 fn seconds(age: Age) -> i64 {
@@ -167,11 +206,11 @@ impl RestoreTest {
     }
 }
 
-fn worst(lines: &[Line]) -> Exit {
-    let any = |state| lines.iter().any(|line| line.state == state);
-    if any(State::Old) {
+fn worst(states: impl Iterator<Item = State>) -> Exit {
+    let states: Vec<State> = states.collect();
+    if states.contains(&State::Old) {
         Exit::Failed
-    } else if lines.is_empty() || any(State::Unknown) {
+    } else if states.is_empty() || states.contains(&State::Unknown) {
         Exit::Incomplete
     } else {
         Exit::Done
@@ -263,8 +302,31 @@ impl Line {
     }
 }
 
-/// The metrics' text. Remote names have no character that needs an escape (the configuration's rule).
-fn metrics(lines: &[Line], test: Option<&RestoreTest>) -> String {
+impl SetLine {
+    /// For people a set is worth a line where something is wrong with it.
+    fn print(&self, context: &Context) -> Outcome<()> {
+        let Self { set, remote, state, saved } = self;
+        if context.json {
+            return print_json(&serde_json::json!({
+                "message_type": "set_status",
+                "set": set,
+                "remote": remote,
+                "state": state.as_str(),
+                "time": saved.and_then(|(time, _)| rfc3339(time)),
+                "age_seconds": saved.map(|(_, age)| age),
+            }));
+        }
+        let what = match saved {
+            _ if *state == State::Fresh => return Ok(()),
+            Some((time, age)) => format!("last complete snapshot   {} ({})", local(*time), ago(*age)),
+            None => "no complete snapshot is known yet".to_owned(),
+        };
+        print_line(&format!("{remote}  {}   set {set}: {what}", state.as_str()))
+    }
+}
+
+/// The metrics' text. Names of remotes and sets have no character that needs an escape (the configuration's rule).
+fn metrics(lines: &[Line], sets: &[SetLine], test: Option<&RestoreTest>) -> String {
     let mut text = String::new();
     let mut family = |name: &str, help: &str, value: &dyn Fn(&Line) -> Option<i64>| {
         // Writing to a string cannot fail.
@@ -282,6 +344,15 @@ fn metrics(lines: &[Line], test: Option<&RestoreTest>) -> String {
         Some(i64::from(line.state == State::Fresh))
     });
     family("remote_pending", "1 if a snapshot waits for its receipt.", &|line| Some(i64::from(line.pending)));
+    if !sets.is_empty() {
+        let name = "source_agent_set_last_success_timestamp_seconds";
+        let help = "Time of the last complete snapshot of a set that a required remote acknowledged; 0 if there is none.";
+        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n");
+        for SetLine { set, remote, saved, .. } in sets {
+            let time = saved.map_or(0, |(time, _)| time);
+            let _ = writeln!(text, "{name}{{set=\"{set}\",remote=\"{remote}\"}} {time}");
+        }
+    }
     if let Some(test) = test {
         let name = "source_agent_last_restore_test_timestamp_seconds";
         let help = "Time of the last restore test that found everything whole.";
@@ -330,21 +401,31 @@ mod tests {
 
     #[test]
     fn the_exit_code_is_the_worst() {
-        let [fresh, old, unknown] =
-            [State::Fresh, State::Old, State::Unknown].map(|state| move || made(state, Some(1)));
-        assert_eq!(worst(&[fresh()]), Exit::Done);
-        assert_eq!(worst(&[fresh(), unknown()]), Exit::Incomplete);
-        assert_eq!(worst(&[unknown(), old(), fresh()]), Exit::Failed);
+        use State::{Fresh, Old, Unknown};
+        let worst = |states: &[State]| worst(states.iter().copied());
+        assert_eq!(worst(&[Fresh]), Exit::Done);
+        assert_eq!(worst(&[Fresh, Unknown]), Exit::Incomplete);
+        assert_eq!(worst(&[Unknown, Old, Fresh]), Exit::Failed);
         assert_eq!(worst(&[]), Exit::Incomplete);
     }
 
     #[test]
+    fn a_set_that_runs_seldom_is_due_later() {
+        assert_eq!(limit_of(36, None), 36);
+        assert_eq!(limit_of(36, Some(Age::from_secs(20))), 36);
+        assert_eq!(limit_of(36, Some(Age::from_secs(100))), 136);
+    }
+
+    #[test]
     fn metrics_leave_out_what_is_not_known() {
-        let text = metrics(&[made(State::Fresh, Some(990))], Some(&RestoreTest { time: 77, age: 0 }));
+        let set = SetLine { set: "system".into(), remote: "offsite".into(), state: State::Unknown, saved: None };
+        let text = metrics(&[made(State::Fresh, Some(990))], &[set], Some(&RestoreTest { time: 77, age: 0 }));
         assert!(text.contains("source_agent_last_success_timestamp_seconds{remote=\"offsite\"} 990\n"), "{text}");
         assert!(text.contains("source_agent_remote_fresh{remote=\"offsite\"} 1\n"));
+        let none = "source_agent_set_last_success_timestamp_seconds{set=\"system\",remote=\"offsite\"} 0\n";
+        assert!(text.contains(none), "{text}");
         assert!(text.contains("source_agent_last_restore_test_timestamp_seconds 77\n"), "{text}");
-        let text = metrics(&[made(State::Unknown, None)], None);
+        let text = metrics(&[made(State::Unknown, None)], &[], None);
         assert!(
             !text.contains("timestamp_seconds{") && text.contains("source_agent_remote_fresh{remote=\"offsite\"} 0\n")
         );

@@ -258,8 +258,27 @@ fn status_tells_freshness_by_its_code() {
     let usual = Usual::new();
     tree::write(&usual.data.join("x"), b"x");
     usual.source.run().args(["status", "--max-age", "36h"]).done().code_in(&[1, 3]);
+    usual.source.only_set("data", &usual.data);
     usual.source.must_back_up(&usual.data);
-    usual.source.run().args(["status", "--max-age", "36h"]).ok();
+    // What was backed up by its path says nothing of the configured set.
+    let done = usual.source.run().args(["status", "--max-age", "36h"]).done().code(3);
+    assert!(done.out().contains("local  fresh") && done.out().contains("set data: no complete"), "{}", done.tell());
+    usual.source.run().args(["backup"]).ok();
+    let done = usual.source.run().args(["status", "--max-age", "36h"]).ok();
+    assert!(!done.out().contains("set data"), "{}", done.tell());
+    // A set that is never saved keeps it from being green, whatever else is.
+    usual.source.append("\n[[backup.set]]\nname = \"broken\"\ncommand = [\"false\"]\nstdin-name = \"x\"\n");
+    let done = usual.source.run().args(["backup"]).done().code(1).helps();
+    assert!(done.err().contains("set broken"), "{}", done.tell());
+    usual.source.run().args(["status"]).done().code(3);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    usual.source.must_back_up(&usual.data);
+    let done = usual.source.run().args(["--json", "status", "--max-age", "1s"]).done().code(1);
+    let state = |name: &str| {
+        let line = done.json().into_iter().find(|line| line["set"] == name);
+        line.unwrap_or_else(|| panic!("no set {name}\n{}", done.tell()))["state"].clone()
+    };
+    assert_eq!([state("data"), state("broken")], ["too old", "unknown"]);
 }
 
 #[test]
