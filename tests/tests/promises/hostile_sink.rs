@@ -116,6 +116,49 @@ fn one_flipped_bit_in_any_object_is_noticed() {
     }
 }
 
+/// A receipt is the sink's promise, not a part of the history: it is missed, and nothing with it.
+#[test]
+fn a_rotten_receipt_takes_nothing_with_it() {
+    let scene = Scene::new();
+    let mut receipts = scene.vault().files("web1", "receipts");
+    receipts.sort();
+    let restores = |name: &str, expected: &tree::Tree| {
+        let target = scene.usual.place.join(format!("target-{name}"));
+        scene.reader(name).restore_path("latest", &scene.usual.data, &target).ok();
+        tree::assert_tree(expected, &target);
+    };
+    for (at, file) in receipts.iter().enumerate() {
+        scene.tampered(
+            &format!("receipt {at}"),
+            || flip(file, 200),
+            || {
+                restores(&format!("receipt-{at}"), &scene.expected);
+                scene.reader("check").owner_run(&["check"]).done().code(13).complains("receipt");
+            },
+        );
+    }
+    // An older one hinders no backup.
+    flip(&receipts[0], 200);
+    tree::write(&scene.usual.data.join("third"), b"third");
+    scene.usual.source.must_back_up(&scene.usual.data);
+    restores("older", &tree::read(&scene.usual.data));
+    // The newest does: its successor has to name it. Moved away it is made anew, which the source takes by a word.
+    let mut receipts = scene.vault().files("web1", "receipts");
+    receipts.sort();
+    let newest = receipts.last().unwrap();
+    flip(newest, 200);
+    tree::write(&scene.usual.data.join("fourth"), b"fourth");
+    let refused = scene.usual.source.backup(&scene.usual.data).done();
+    assert_ne!(refused.exit(), Some(0));
+    // Within the same second it would be the same again, to the byte.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    std::fs::remove_file(newest).unwrap();
+    scene.usual.source.backup(&scene.usual.data).done().code(13).complains("receipt-chain");
+    scene.usual.source.run().args(["remote", "accept", "local", "--reason", "a receipt had rotted"]).ok();
+    scene.usual.source.must_back_up(&scene.usual.data);
+    restores("newest", &tree::read(&scene.usual.data));
+}
+
 #[test]
 fn what_is_damaged_is_named_and_the_rest_is_restored() {
     let scene = Scene::new();
