@@ -283,15 +283,26 @@ impl Facts<'_> {
                     ));
                 }
             }
-            let earlier = whole[..at].iter().rev().find_map(|link| self.weighed.recipients.get(&link.head));
-            if let (Some(now), Some(earlier)) = (self.weighed.recipients.get(&link.head), earlier)
-                && entry > self.looked(Brake::Recipients)
-                && now != earlier
+            if entry > self.looked(Brake::Recipients)
+                && let Some(message) = self.recipients(&whole[..at], link)
             {
-                found.push((Brake::Recipients, format!("snapshot {name} is sealed to other recipients than before")));
+                found.push((Brake::Recipients, message));
             }
         }
         found
+    }
+
+    /// Is a snapshot sealed to others than the one before it in its series? The first of a series is compared with all
+    /// other series: sets may have recipients of their own, but who swaps them could begin a new set.
+    fn recipients(&self, before: &[&Link], link: &Link) -> Option<String> {
+        let of = |link: &Link| self.weighed.recipients.get(&link.head);
+        let (now, name) = (of(link)?, link.head.short());
+        if let Some(earlier) = before.iter().rev().find_map(|link| of(link)) {
+            return (now != earlier).then(|| format!("snapshot {name} is sealed to other recipients than before"));
+        }
+        let others: Vec<_> = self.history.newest_before(link).into_iter().filter_map(of).collect();
+        let alone = !others.is_empty() && !others.contains(&now);
+        alone.then(|| format!("snapshot {name} begins a set that is sealed to other recipients than any set before it"))
     }
 
     fn kept_away(&self) -> Option<String> {

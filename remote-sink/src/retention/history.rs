@@ -276,6 +276,20 @@ impl History {
         let first = found.next().ok_or_else(|| RetentionError::NoSuch(prefix.into()))?;
         if found.next().is_some() { Err(RetentionError::Ambiguous(prefix.into())) } else { Ok(first) }
     }
+    /// The newest whole snapshot of each other series when this one came, of any lineage.
+    pub fn newest_before(&self, link: &Link) -> Vec<&Link> {
+        let at = |link: &Link| (link.snapshot.received, link.snapshot.id.sequence);
+        let mut newest: BTreeMap<Series, &Link> = BTreeMap::new();
+        for other in self.links.iter().filter(|other| !other.snapshot.checkpoint && at(other) < at(link)) {
+            if other.snapshot.series != link.snapshot.series {
+                let known = newest.entry(other.snapshot.series).or_insert(other);
+                if at(known) < at(other) {
+                    *known = other;
+                }
+            }
+        }
+        newest.into_values().collect()
+    }
     /// By series, oldest first.
     pub fn by_series(&self) -> BTreeMap<Series, Vec<&Link>> {
         let mut series: BTreeMap<Series, Vec<&Link>> = BTreeMap::new();

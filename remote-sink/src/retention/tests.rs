@@ -3,6 +3,7 @@
 mod bulk;
 mod heal;
 mod packs;
+mod recipients;
 
 use super::*;
 use crate::config::Config;
@@ -41,6 +42,7 @@ struct World {
     key: SigningKey,
     card: SourceCard,
     lineage: Lineage,
+    series: Series,
     envelope: Verified<Envelope>,
     now: i64,
     head: Option<(u64, Digest)>,
@@ -96,6 +98,7 @@ impl World {
             key,
             card,
             lineage,
+            series: SERIES,
             envelope,
             now: START,
             head: None,
@@ -191,7 +194,7 @@ impl World {
             sink: self.sink.verify_key(),
             sequence,
             previous,
-            series: SERIES,
+            series: self.series,
             flags,
             created,
             session: SessionId::new(*self.envelope.digest().as_bytes()),

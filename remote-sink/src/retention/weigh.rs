@@ -28,7 +28,7 @@ pub struct Weight {
 #[derive(Debug, Default)]
 pub struct Weighed {
     pub weights: HashMap<Digest, Weight>,
-    /// One digest of all recipients of the snapshot's session.
+    /// One digest of all recipients of the snapshot's session; also of other series, with which a new one is compared.
     pub recipients: HashMap<Digest, Digest>,
     pub unweighed: Option<Unweighed>,
     /// Units of work that were done, at most what was allowed.
@@ -124,11 +124,13 @@ pub fn weigh(
         let whole = |link: &&&Link| !link.snapshot.checkpoint && link.place == Place::Here;
         let whole: Vec<&Link> = links.iter().filter(whole).copied().collect();
         let Some(first) = whole.iter().position(|link| Some(link.entry) > since) else { continue };
-        let mut last = None;
+        let (mut last, mut compared) = (None, first > 0);
         for link in &whole[first.saturating_sub(before)..] {
-            match scale.weigh(link, last) {
+            let others = if compared { None } else { Some(&mut weighed.recipients) };
+            match scale.weigh_beside(history, link, last, others) {
                 Ok((weight, recipients)) => {
                     weighed.weights.insert(link.head, weight);
+                    compared |= recipients.is_some();
                     weighed.recipients.extend(recipients.map(|digest| (link.head, digest)));
                     last = Some(link.body);
                 }
@@ -176,16 +178,35 @@ impl<'a> Scale<'a> {
         Ok(())
     }
 
-    fn weigh(&mut self, link: &Link, before: Option<Digest>) -> Result<(Weight, Option<Digest>), Stop> {
-        let recipients = match self.sessions.get(&link.session) {
-            Some(known) => *known,
-            None => {
-                self.spend(1)?;
-                let read = recipients(self.source, &link.session);
-                self.sessions.insert(link.session, read);
-                read
+    fn recipients(&mut self, session: &SessionId) -> Result<Option<Digest>, Stop> {
+        if let Some(known) = self.sessions.get(session) {
+            return Ok(*known);
+        }
+        self.spend(1)?;
+        let read = recipients(self.source, session);
+        self.sessions.insert(*session, read);
+        Ok(read)
+    }
+
+    /// Weighs a snapshot; of the first of a series it finds out to whom the others were sealed when that one came.
+    fn weigh_beside(
+        &mut self,
+        history: &History,
+        link: &Link,
+        before: Option<Digest>,
+        others: Option<&mut HashMap<Digest, Digest>>,
+    ) -> Result<(Weight, Option<Digest>), Stop> {
+        let found = self.weigh(link, before)?;
+        if let (Some(others), Some(_)) = (others, found.1) {
+            for other in history.newest_before(link) {
+                others.extend(self.recipients(&other.session)?.map(|digest| (other.head, digest)));
             }
-        };
+        }
+        Ok(found)
+    }
+
+    fn weigh(&mut self, link: &Link, before: Option<Digest>) -> Result<(Weight, Option<Digest>), Stop> {
+        let recipients = self.recipients(&link.session)?;
         let weight = match self.known.get(&(before, link.body)) {
             Some(weight) => *weight,
             None => {
