@@ -213,7 +213,11 @@ fn count_substitutes<S: Store>(store: &S) -> Result<(u64, u64), StoreError> {
     store.list(Shelf::Substitutes, &mut |entry| {
         count += 1;
         if let (Entry::Object(name), Ok(())) = (entry, &done) {
-            done = store.get(&name).map(|stored| bytes += stored.map_or(0, |stored| stored.bytes()));
+            // What cannot be opened is one, of no bytes.
+            match store.get(&name) {
+                Err(e) if e.is_damage() => {}
+                stored => done = stored.map(|stored| bytes += stored.map_or(0, |stored| stored.bytes())),
+            }
         }
     })?;
     done.map(|()| (count, bytes))
@@ -223,7 +227,11 @@ fn count_envelopes<S: Store>(store: &S, since: i64) -> Result<u64, StoreError> {
     let (mut count, mut done) = (0, Ok(()));
     store.list(Shelf::Envelopes, &mut |entry| {
         if let (Entry::Object(name), Ok(())) = (entry, &done) {
-            done = store.get(&name).map(|stored| count += u64::from(stored.is_some_and(|s| s.appeared() > since)));
+            // What cannot be opened is one of today.
+            match store.get(&name) {
+                Err(e) if e.is_damage() => count += 1,
+                stored => done = stored.map(|stored| count += u64::from(stored.is_some_and(|s| s.appeared() > since))),
+            }
         }
     })?;
     done.map(|()| count)

@@ -2,10 +2,10 @@
 
 use crate::ledger;
 use crate::serve::limits::Limits;
-use crate::serve::tests::{Client, World};
+use crate::serve::tests::{Client, Source, World};
 use crate::store::{Name, Shelf, Store};
-use shared::format::Receipt;
-use shared::signature::Signed;
+use shared::format::{Receipt, Substitute};
+use shared::signature::{Signed, Verified};
 use shared::wire::request::tag;
 use shared::wire::{PushRequest, Query, RefusalCode, Reply};
 
@@ -262,6 +262,69 @@ fn heads_and_series_and_objects_have_caps() {
     client.refused(RefusalCode::Cap);
     client.close();
     world.assert_whole();
+}
+
+/// A session with two archives, and substitute records that say several things of them.
+fn substitutes(world: &World, source: &Source) -> (Client, Vec<Verified<Substitute>>) {
+    let mut client = world.push(source);
+    client.put_envelope(source);
+    let archives: Vec<_> = (0..4).map(|number| source.archive(number, &[1, 1])).collect();
+    for archive in &archives {
+        client.put_archive(archive);
+    }
+    let records = archives[1..].iter().map(|right| source.substitute(&archives[0], right)).collect();
+    (client, records)
+}
+
+fn put_substitute(client: &mut Client, record: &Verified<Substitute>) {
+    client.send(&PushRequest::PutSubstitute(record.as_bytes().to_vec()));
+}
+
+#[test]
+fn substitutes_have_a_cap_of_records_and_one_of_bytes() {
+    for by_bytes in [false, true] {
+        let mut world = World::new();
+        let source = world.source("web1", 1);
+        let length = substitutes(&world, &source).1[0].as_bytes().len() as u64;
+        match by_bytes {
+            true => world.limits.substitutes_bytes = 2 * length + 1,
+            false => world.limits.substitutes = 2,
+        }
+        let (mut client, records) = substitutes(&world, &source);
+        for record in &records[..2] {
+            put_substitute(&mut client, record);
+            assert!(!client.stored().1);
+        }
+        // In this session and in the next one; nothing else is kept from it.
+        for _ in 0..2 {
+            put_substitute(&mut client, &records[2]);
+            assert!(client.refused(RefusalCode::Cap).contains("of substitute records") == by_bytes);
+            client.put_archive(&source.archive(9, &[1, 1]));
+            client.close();
+            client = world.push(&source);
+        }
+        client.close();
+        assert_eq!(world.count(&source, Shelf::Substitutes), 2);
+        world.assert_whole();
+    }
+}
+
+#[test]
+fn what_cannot_be_opened_counts_and_stops_nothing() {
+    let world = World::new();
+    let source = world.source("web1", 1);
+    let rotten = [
+        Name::Envelope(shared::id::SessionId::new([9; 32])),
+        Name::Substitute(source.lineage, shared::id::Digest::new([9; 32])),
+    ];
+    for name in rotten {
+        // As a file system that says EIO or EUCLEAN: whatever opens it fails.
+        std::os::unix::fs::symlink("/nowhere", world.object(&source, &name)).unwrap();
+    }
+    let (mut client, records) = substitutes(&world, &source);
+    put_substitute(&mut client, &records[0]);
+    assert!(!client.stored().1);
+    client.close();
 }
 
 #[test]
