@@ -102,7 +102,8 @@ pub fn welcome<S: Store>(
         source: push.is_some().then_some(session.access.identity.source),
         lineage: push.as_ref().map(|(pushing, _)| pushing.lineage),
         newest: push.as_ref().and_then(|(_, newest)| newest.clone()),
-        // The last number of all leaves none above it.
+        // The last number of all leaves none above it. No session leaps there (`numbers`); where one did before that rule,
+        // the source goes on with numbers that it knows itself.
         next_number: next_number.and_then(Result::ok),
         binding: Blob::new(session.binding.clone()).map_err(|e| malformed("binding", e))?,
         quota: if used.is_some() { quota } else { None },

@@ -170,7 +170,9 @@ impl<S: Store> Push<S> {
             }
             self.envelope = Some(index.session);
         }
+        self.numbers.admit(session, &self.pinned.lineage, index.number)?;
         session.admit(bytes, Tier::Archive)?;
+        self.numbers.note();
         Ok(None)
     }
 

@@ -7,6 +7,7 @@ mod caps;
 mod commit;
 mod greet;
 mod ingest;
+mod numbers;
 pub mod outbox;
 mod owned;
 mod owner_caps;

@@ -7,6 +7,7 @@ use crate::serve::committer::caps::Caps;
 use crate::serve::committer::commit::Chain;
 use crate::serve::committer::greet::Pushing;
 use crate::serve::committer::ingest::Intake;
+use crate::serve::committer::numbers::Numbers;
 use crate::serve::committer::outbox::store_refusal;
 use crate::serve::committer::{Incoming, Session};
 use crate::store::{Name, PutBytes, Store, put_bytes};
@@ -29,6 +30,7 @@ pub struct Push<S: Store> {
     pub chain: Chain,
     pub caps: Caps,
     pub intake: Option<Intake<S>>,
+    pub numbers: Numbers,
     /// Numbers of the last archives handed to the publishing thread.
     pub in_flight: VecDeque<ArchiveNumber>,
     /// A session whose envelope is known to be durable.
@@ -50,6 +52,7 @@ impl<S: Store> Push<S> {
             chain,
             caps,
             intake: None,
+            numbers: Numbers::new(pushing.standing.next_number),
             in_flight: VecDeque::new(),
             envelope: None,
             bodies_added: 0,

@@ -334,3 +334,50 @@ fn the_committer_believes_nothing_that_its_receiver_says() {
     assert_eq!(Lineage::new([1; 16]), source.lineage);
     stage.assert_kept(1, 1);
 }
+
+#[test]
+fn a_number_far_above_the_others_is_refused() {
+    const LEAP: u64 = 1 << 21;
+    let stage = stage();
+    let appeared = {
+        use std::os::unix::fs::MetadataExt;
+        let name = crate::store::Name::Archive(stage.source.lineage, stage.one.number);
+        std::fs::metadata(stage.world.object(&stage.source, &name)).unwrap().ctime()
+    };
+    stage.world.clock.set(appeared);
+    let refused = |client: &mut Client, number: u64| {
+        client.send_archive(&stage.source.archive(number, &[1, 1]));
+        let message = client.refused(RefusalCode::Cap);
+        assert!(message.contains("too far above"), "{message}");
+    };
+    let mut client = stage.world.push(&stage.source);
+    for number in [(1 << 48) - 1, 1 << 24, 1 + LEAP + 1] {
+        refused(&mut client, number);
+    }
+    // One leap, and no second one on top of it in this session.
+    client.put_archive(&stage.source.archive(1 + LEAP, &[1, 1]));
+    client.put_archive(&stage.source.archive(2 + LEAP, &[1, 1]));
+    refused(&mut client, 2 * LEAP);
+    client.close();
+    stage.assert_kept(3, 1);
+
+    // A sink that was away meets larger gaps; and none that its source would not believe.
+    stage.world.clock.set(appeared + 4 * 24 * 3600);
+    let mut client = stage.world.push(&stage.source);
+    refused(&mut client, 2 + LEAP + 1 + (6 << 20) + 1);
+    client.put_archive(&stage.source.archive(2 + LEAP + 1 + (5 << 20), &[1, 1]));
+    client.close();
+    stage.world.clock.set(appeared + 400 * 24 * 3600);
+    let mut client = stage.world.push(&stage.source);
+    refused(&mut client, 1 << 24);
+    client.close();
+
+    // A lineage begins where its source is by now.
+    let other = stage.source.in_lineage(10);
+    let mut client = stage.world.push(&other);
+    client.put_envelope(&other);
+    client.send_archive(&other.archive((1 << 23) + 1, &[1, 1]));
+    client.refused(RefusalCode::Cap);
+    client.put_archive(&other.archive(1 << 23, &[1, 1]));
+    client.close();
+}
