@@ -72,6 +72,12 @@ pub fn load_source(loaded: &Loaded) -> Outcome<SourceKeys> {
         return Err(wrong("the source card", &path, "it was made with another signing key"));
     }
     let state = &loaded.paths.state_dir;
+    for file in [SECRET_FILE, LINEAGE_FILE] {
+        let path = state.join(file);
+        if is_missing(&path) {
+            return Err(state_lost(&path));
+        }
+    }
     let secret_path = state.join(SECRET_FILE);
     let secret = read_private("the source secret", &secret_path)?;
     let secret =
@@ -96,9 +102,37 @@ fn load_signing(loaded: &Loaded) -> Outcome<SigningKey> {
     keyfile::read_signing_key(keyfile::SOURCE_SIGNING_KEY, &text).map_err(|e| wrong("the signing key", &path, e))
 }
 
+fn is_missing(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// A file of the state directory that cannot be made again is gone. What the sinks hold stays, and can be restored.
+fn state_lost(path: &Path) -> Failure {
+    let what = match path.file_name().and_then(|name| name.to_str()) {
+        Some(SECRET_FILE) => "the source secret, by which this source knows its own data again",
+        Some(LINEAGE_FILE) => "the lineage that its snapshots belong to",
+        _ => "the source card, whose digest is this source's id",
+    };
+    Failure::new("state-lost", Exit::Tampered, format!("this machine's state is lost: {} is missing, {what}", show(path)))
+        .detail("what the remotes hold is not touched: restoring goes on as ever; but this machine cannot add to it")
+        .detail("no other file can take its place: is state-dir the right one, is its file system mounted?")
+        .help("put the state directory back from a backup or a copy (then perhaps: source-agent remote accept), or make a new source: source-agent init --name NEW; the guide says how: \"A lost source machine\"")
+}
+
+/// The card of a reader is gone; it holds nothing else that is its own.
+fn reader_card_lost(path: &Path) -> Failure {
+    Failure::new("state-lost", Exit::Tampered, format!("this reader's card is missing: {}", show(path)))
+        .detail("is state-dir the right one, is its file system mounted?")
+        .help("put the state directory back, or make a new reader (source-agent -c DIR/config.toml init --reader) and have its card enrolled")
+}
+
 /// This machine's card, of a source or a reader.
 pub fn load_card(loaded: &Loaded) -> Outcome<SourceCard> {
     let path = loaded.paths.state_dir.join(CARD_FILE);
+    if is_missing(&path) {
+        let reads = loaded.config.source.recipients.is_empty();
+        return Err(if reads { reader_card_lost(&path) } else { state_lost(&path) });
+    }
     let text = read_text(&path, KEY_FILE_BYTES_MAX).map_err(|e| Failure::io("read the source card", &path, &e))?;
     text.parse().map_err(|e| wrong("the source card", &path, e))
 }

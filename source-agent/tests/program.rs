@@ -190,3 +190,16 @@ fn the_environment_names_the_configuration_and_the_identity() {
     let without = agent(dir.path(), &["-c", "y/config.toml", "key", "recipient"]).output().unwrap();
     assert_eq!(without.status.code(), Some(12));
 }
+
+#[test]
+fn empty_variables_count_as_unset() {
+    let dir = tempfile::tempdir().unwrap();
+    let show = |variable: &str| agent(dir.path(), &["--json", "config", "show"]).env(variable, "").output().unwrap();
+    let plain = run(dir.path(), &["--json", "config", "show"]);
+    for variable in ["SOURCE_AGENT_CONFIG", "SOURCE_AGENT_REMOTE"] {
+        let empty = show(variable);
+        assert_eq!((empty.status.code(), text(&empty.stderr)), (plain.status.code(), text(&plain.stderr)));
+    }
+    // An empty flag is a mistake.
+    assert_eq!(run(dir.path(), &["-c", "", "config", "show"]).status.code(), Some(2));
+}

@@ -231,7 +231,7 @@ impl Run<'_> {
                     producers.push(scope.spawn(move || {
                         let mut one = Reader::new(read, Store::new(shared));
                         if let Err(failure) = stream::store(from, name, &mut one, &mut reader, users, output) {
-                            stop.fail(failure);
+                            stop.fail(of_set(failure, &set.name));
                         }
                     }));
                 }
@@ -521,6 +521,14 @@ pub fn is_forced(env: &Env, set: &SetPlan, index: &SeriesIndex) -> Outcome<bool>
         return Ok(env.force);
     }
     Ok(index.note(OPTIONS_NOTE)?.as_deref() != Some(&noted_options(set)[..]))
+}
+
+/// Says of which set a command is that failed.
+fn of_set(mut failure: Failure, set: &str) -> Failure {
+    if failure.code == "command" {
+        failure.message = format!("set {}: {}", super::outcome::shown(set.as_bytes()), failure.message);
+    }
+    failure
 }
 
 fn is_incomplete(set: &SetPlan, met: &Met) -> bool {

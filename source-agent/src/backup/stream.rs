@@ -162,7 +162,9 @@ impl Drop for Running {
 
 fn run(argv: &[String], reader: &mut Reader) -> Outcome<(Content, u64, Uses)> {
     let failed = |why: String| {
-        Failure::new("command", Exit::Failed, format!("the command '{}' {why}; no snapshot was made", argv.join(" ")))
+        let shown = shared::text::printable(argv.join(" ").as_bytes(), 1000);
+        Failure::new("command", Exit::Failed, format!("the command '{shown}' {why}; no snapshot was made"))
+            .help("run it by hand, as the same user; what it said stands above")
     };
     let Some((program, arguments)) = argv.split_first() else { return Err(failed("is empty".into())) };
     let child = Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();

@@ -87,7 +87,7 @@ pub struct BackupArgs {
     #[arg(short, long)]
     force: bool,
     /// Send at most so many bytes a second, such as 8MiB
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = config::check::rate)]
     limit_upload: Option<Size>,
 }
 

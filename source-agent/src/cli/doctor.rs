@@ -1,7 +1,7 @@
 //! `source-agent doctor`: what is wrong with this installation, and what to do.
 
 use crate::cli::{Context, print_json, print_line};
-use crate::config::{self, Loaded, Place};
+use crate::config::{self, BackupSet, Loaded, Place};
 use crate::crypto::identity::Identity;
 use crate::crypto::recipient::Recipient;
 use crate::keys::{self, files};
@@ -231,11 +231,23 @@ fn of_sets(loaded: &Loaded) -> Vec<Finding> {
     if sets.is_empty() && !loaded.config.source.recipients.is_empty() {
         all.push(Finding::warning("no backup set is configured", "add [[backup.set]] with a name and paths"));
     }
+    if !sets.is_empty() && loaded.config.source.recipients.is_empty() {
+        all.push(Finding::fault(
+            "backup sets are configured, and nobody that they could be sealed to: [source] recipients is empty",
+            "name the owner's public file in it, such as recipients = [\"backup.pub\"]; a machine that only reads has no sets",
+        ));
+    }
+    // A set whose paths are all missing is not saved; if nothing else is there, the run fails.
+    let is_there = |set: &BackupSet| set.paths.is_empty() || !set.paths.iter().all(|path| is_missing(path));
+    let none_there = !sets.iter().any(is_there) && loaded.config.hooks.before.is_empty();
     for set in sets {
         let options = loaded.options(Some(set));
-        let missing: Vec<String> =
-            set.paths.iter().filter(|path| path.symlink_metadata().is_err()).map(|path| show(path)).collect();
-        if !missing.is_empty() {
+        let missing: Vec<String> = set.paths.iter().filter(|path| is_missing(path)).map(|path| show(path)).collect();
+        if !is_there(set) {
+            let what = format!("set '{}': nothing of it is there: {}", set.name, missing.join(" "));
+            let help = "a run saves nothing of it: exit 3 where other sets are saved, else 1; mount or make its paths, or take the set out";
+            all.push(if none_there { Finding::fault(what, help) } else { Finding::warning(what, help) });
+        } else if !missing.is_empty() {
             all.push(Finding::warning(
                 format!("set '{}': missing: {}", set.name, missing.join(" ")),
                 "a missing path makes the run incomplete (exit 3); take it out or make it",
@@ -259,6 +271,10 @@ fn of_sets(loaded: &Loaded) -> Vec<Finding> {
         }));
     }
     all
+}
+
+fn is_missing(path: &Path) -> bool {
+    path.symlink_metadata().is_err()
 }
 
 /// Lines that are no patterns, and files of lines that cannot be read.

@@ -31,7 +31,8 @@ mod tests;
 
 use crate::progress::warn;
 use crate::report::{Exit, Failure, Outcome};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::builder::Resettable;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -193,7 +194,7 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.collect();
-    let cli = match Cli::try_parse_from(&arguments) {
+    let cli = match parse(&arguments) {
         Ok(cli) => cli,
         Err(error) => return unparsed(&error, &arguments),
     };
@@ -214,6 +215,17 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             ExitCode::from(failure.exit as u8)
         }
     }
+}
+
+/// Parses the arguments; a variable of the environment that is empty counts as one that is not set.
+fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    for (argument, name) in [("config", "SOURCE_AGENT_CONFIG"), ("remotes", "SOURCE_AGENT_REMOTE")] {
+        if std::env::var_os(name).is_some_and(|value| value.is_empty()) {
+            command = command.mut_arg(argument, |argument| argument.env(Resettable::Reset));
+        }
+    }
+    Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)
 }
 
 /// Help, version and usage errors.

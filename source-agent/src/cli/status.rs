@@ -346,7 +346,8 @@ fn metrics(lines: &[Line], sets: &[SetLine], test: Option<&RestoreTest>) -> Stri
     family("remote_pending", "1 if a snapshot waits for its receipt.", &|line| Some(i64::from(line.pending)));
     if !sets.is_empty() {
         let name = "source_agent_set_last_success_timestamp_seconds";
-        let help = "Time of the last complete snapshot of a set that a required remote acknowledged; 0 if there is none.";
+        let help =
+            "Time of the last complete snapshot of a set that a required remote acknowledged; 0 if there is none.";
         let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n");
         for SetLine { set, remote, saved, .. } in sets {
             let time = saved.map_or(0, |(time, _)| time);

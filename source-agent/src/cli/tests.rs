@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::crypto::identity::Identity;
-use clap::CommandFactory;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -319,6 +318,60 @@ fn config_check_names_what_is_missing() {
     std::fs::write(&config, "config-version = 9\n").unwrap();
     assert_eq!(agent(&["-c", &config, "config", "check"]).unwrap_err().code, "config-version");
     assert_eq!(agent(&["-c", &config, "doctor"]).unwrap(), Exit::Failed);
+}
+
+#[test]
+fn config_check_says_what_cannot_run() {
+    let dir = Dir::with_key();
+    let config = dir.path("x/config.toml");
+    agent(&["-c", &config, "init", "--recipient", &dir.path("a.pub")]).unwrap();
+    let good = dir.read("x/config.toml");
+    let check = |text: &str| {
+        std::fs::write(&config, text).unwrap();
+        agent(&["-c", &config, "config", "check"])
+    };
+    let line = |begin: &str| good.lines().find(|line| line.starts_with(begin)).unwrap().to_owned();
+    let (paths, recipients) = (line("paths = "), line("recipients = "));
+    assert_eq!(check(&good.replace(&recipients, "recipients = []")).unwrap(), Exit::Failed);
+    let gone = good.replace(&paths, "paths = [\"/nowhere/a\", \"/nowhere/b\"]");
+    assert_eq!(check(&gone).unwrap(), Exit::Failed);
+    // Another set is there: the run is incomplete.
+    let other = "[[backup.set]]\nname = \"other\"\npaths = [\"/\"]\n";
+    assert_eq!(check(&format!("{gone}\n{other}")).unwrap(), Exit::Done);
+    let limits = line("[limits]");
+    for key in ["timeout = \"0s\"", "limit-upload = \"0B\""] {
+        let name = key.split(' ').next().unwrap();
+        let old = good.lines().find(|line| line.starts_with(name)).map(|line| format!("{line}\n")).unwrap_or_default();
+        let text = good.replace(&old, "").replace(&limits, &format!("{limits}\n{key}"));
+        let failure = check(&text).unwrap_err();
+        assert!(failure.code == "config" && failure.to_string().contains(name), "{failure}");
+    }
+    let remote = "[[remote]]\nname = \"r\"\npath = \"/v\"\nlimit-upload = \"0B\"\n";
+    assert_eq!(check(&format!("{good}\n{remote}")).unwrap_err().code, "config");
+    let zero = agent(&["-c", &config, "backup", "--limit-upload", "0B"]).unwrap_err();
+    assert!(zero.exit == Exit::Usage && zero.message.contains("leave it out"), "{zero}");
+}
+
+#[test]
+fn a_lost_state_says_what_is_lost_and_the_way_on() {
+    let dir = Dir::with_key();
+    let config = dir.path("x/config.toml");
+    agent(&["-c", &config, "init", "--recipient", &dir.path("a.pub")]).unwrap();
+    for name in ["source.secret", "lineage", "source.card"] {
+        let path = dir.path(&format!("x/state/{name}"));
+        let kept = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let failure = agent(&["-c", &config, "backup", "/etc"]).unwrap_err();
+        assert_eq!((failure.code, failure.exit), ("state-lost", Exit::Tampered), "{name}: {failure}");
+        let text = failure.to_string();
+        assert!(text.contains(name) && text.contains("A lost source machine"), "{failure}");
+        std::fs::write(&path, kept).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    agent(&["-c", &dir.path("r/config.toml"), "init", "--reader", "-i", &dir.path("a.key")]).unwrap();
+    std::fs::remove_file(dir.path("r/state/source.card")).unwrap();
+    let failure = agent(&["-c", &dir.path("r/config.toml"), "enroll", "sink.example"]).unwrap_err();
+    assert!(failure.code == "state-lost" && failure.to_string().contains("--reader"), "{failure}");
 }
 
 #[test]

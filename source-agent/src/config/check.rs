@@ -1,6 +1,6 @@
 //! What must hold in a configuration beyond its grammar.
 
-use crate::config::{BackupSet, Config, Notify, NotifyKind, Place, Remote};
+use crate::config::{BackupSet, Config, Notify, NotifyKind, Place, Rate, Remote};
 use shared::card::{SshKey, is_host, is_user};
 use shared::id::SourceName;
 use shared::text::printable;
@@ -42,7 +42,28 @@ pub fn faults(config: &Config) -> Vec<String> {
     if config.limits.retry.attempts == 0 {
         faults.push("[limits] retry.attempts: at least 1".into());
     }
+    for (what, timeout) in [("limits", config.limits.timeout), ("hooks", config.hooks.timeout)] {
+        if timeout.is_some_and(|timeout| timeout.seconds() == 0) {
+            faults.push(format!("[{what}] timeout: at least 1s"));
+        }
+    }
+    if is_zero(config.limits.limit_upload) {
+        faults.push(format!("[limits] limit-upload: {NO_LIMIT}"));
+    }
     faults
+}
+
+/// What a limit of nothing is answered with.
+const NO_LIMIT: &str = "more than 0B a second; leave it out for no limit";
+
+fn is_zero(rate: Option<Rate>) -> bool {
+    rate.is_some_and(|rate| rate.bytes() == 0)
+}
+
+/// A rate on the command line: not nothing.
+pub fn rate(text: &str) -> Result<Rate, String> {
+    let rate = text.parse()?;
+    if is_zero(Some(rate)) { Err(NO_LIMIT.to_owned()) } else { Ok(rate) }
 }
 
 fn names<'a>(what: &str, names: impl Iterator<Item = &'a str>, faults: &mut Vec<String>) {
@@ -121,6 +142,9 @@ fn is_congestion_control(name: &str) -> bool {
 /// Where a remote is; relative files start at `base`.
 pub fn place(remote: &Remote, own: &SourceName, base: &Path) -> Result<Place, String> {
     let source = || remote.source.clone().unwrap_or_else(|| own.clone());
+    if is_zero(remote.limit_upload) {
+        return Err(format!("'limit-upload': {NO_LIMIT}"));
+    }
     if let Some(name) = &remote.tcp_congestion {
         if remote.url.is_none() {
             return Err("'tcp-congestion' belongs to 'url'".into());

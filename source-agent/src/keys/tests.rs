@@ -63,7 +63,7 @@ fn open_or_changed_keys_are_refused() {
         std::fs::write(&path, b"x\n").unwrap();
         assert_eq!(failure(&loaded).code, "key-file", "{name}");
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(failure(&loaded).code, "io", "{name}");
+        assert_eq!(failure(&loaded).code, "state-lost", "{name}");
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     }

@@ -68,8 +68,7 @@ pub fn note(loaded: &Loaded, secret: &SourceSecret, saved: &[(Series, VerifyKey)
     let state_dir = &loaded.paths.state_dir;
     let sets: Vec<String> =
         loaded.config.backup.sets.iter().map(|set| secret.series(&series_name(set)).to_string()).collect();
-    let sinks: Vec<String> =
-        loaded.config.remotes.iter().filter_map(|remote| Some(remote.sink?.to_string())).collect();
+    let sinks: Vec<String> = loaded.config.remotes.iter().filter_map(|remote| Some(remote.sink?.to_string())).collect();
     // One that is damaged is made anew.
     let before = Times::read(state_dir).unwrap_or_default();
     let mut times = Times(before.0.clone());
