@@ -4,6 +4,7 @@
 
 use crate::authorized_keys::AuthorizedKeysError;
 use crate::config::{ConfigError, ValueError};
+use crate::confine::ConfineError;
 use crate::enrolment::EnrolmentError;
 use crate::journal::JournalError;
 use crate::ledger::LedgerError;
@@ -147,14 +148,24 @@ impl From<ListenError> for Failure {
         }
     }
 }
-/// In one place: `doctor` says it too.
-pub const UNCONFINED_HELP: &str = "sessions need Linux 5.19 or newer with Landlock and seccomp; or the operator writes under [serve] in vault.toml: \
+/// Why nothing confines a session, and what helps. In one place: `doctor` says it too.
+pub fn unconfined_help(error: &ConfineError) -> &'static str {
+    if error.is_refused() { REFUSED_HELP } else { UNCONFINED_HELP }
+}
+
+const REFUSED_HELP: &str = "is there a seccomp filter around this process, as of a container or a unit? Under systemd allow: \
+     SystemCallFilter=landlock_create_ruleset landlock_add_rule landlock_restrict_self seccomp";
+
+const UNCONFINED_HELP: &str = "sessions need Linux 5.19 or newer with Landlock and seccomp; or the operator writes under [serve] in vault.toml: \
      unconfined = \"I accept that nothing but file permissions confines the sink\"";
 
 impl From<ServeError> for Failure {
     fn from(error: ServeError) -> Self {
         match error {
-            ServeError::Confine(error) => Self::new("unconfined", error).help(UNCONFINED_HELP),
+            ServeError::Confine(error) => {
+                let help = unconfined_help(&error);
+                Self::new("unconfined", error).help(help)
+            }
             error => Self::new("serve", error),
         }
     }

@@ -4,7 +4,7 @@ use super::{Context, account};
 use crate::authorized_keys::lint;
 use crate::cli::vault::Vault;
 use crate::confine::kernel;
-use crate::report::{Failure, UNCONFINED_HELP, exit};
+use crate::report::{Failure, exit, unconfined_help};
 use crate::serve::Confinement;
 use crate::store::{Shelf, directory};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
@@ -102,7 +102,10 @@ fn confinement(vault: &Vault) -> Vec<Finding> {
             let said = format!("{error}; waived in vault.toml: file permissions alone confine sessions");
             return vec![found(Grade::Warn, what, said)];
         }
-        Err(error) => return vec![found(Grade::Fail, what, format!("{error}; {UNCONFINED_HELP}"))],
+        Err(error) => {
+            let help = unconfined_help(&error);
+            return vec![found(Grade::Fail, what, format!("{error}; {help}"))];
+        }
         Ok(_) if waived => {
             let said = "waived in vault.toml, but this kernel can confine: remove `unconfined` from it";
             return vec![found(Grade::Warn, what, said)];
@@ -245,8 +248,9 @@ fn operator(vault: &Vault) -> Option<Finding> {
     Some(found(Grade::Ok, "operator", "the journal and its key belong to another account than the one that serves"))
 }
 
-/// Shelves where nothing may be removed, as the append-only attribute of a directory says it.
-const APPEND_ONLY: [Shelf; 4] = [Shelf::Archives, Shelf::Heads, Shelf::Receipts, Shelf::Bodies];
+/// Shelves where nothing may be removed, as the append-only attribute of a directory says it: all that snapshots need.
+const APPEND_ONLY: [Shelf; 7] =
+    [Shelf::Archives, Shelf::Heads, Shelf::Receipts, Shelf::Bodies, Shelf::Pages, Shelf::Envelopes, Shelf::Substitutes];
 
 /// The second layer, for operators that have root: directories in which the file system itself refuses to remove.
 fn append_only(vault: &Vault) -> Option<Finding> {
@@ -261,17 +265,22 @@ fn append_only(vault: &Vault) -> Option<Finding> {
         let flags = File::open(dir).ok().and_then(|dir| rustix::fs::ioctl_getflags(dir).ok())?;
         Some(flags.contains(rustix::fs::IFlags::APPEND))
     };
-    let all: Vec<bool> = dirs.filter_map(|dir| has(&dir)).collect();
+    shut(&dirs.filter_map(|dir| has(&dir)).collect::<Vec<_>>())
+}
+
+/// What it means that so many directories have the attribute.
+fn shut(all: &[bool]) -> Option<Finding> {
     let set = all.iter().filter(|set| **set).count();
-    let said = match set {
+    let (grade, where_set) = match set {
         0 => return None,
-        _ if set == all.len() => "set on every directory of archives, heads, receipts and bodies".to_owned(),
-        _ => {
-            let said = format!("set on {set} of {} directories of archives, heads, receipts and bodies", all.len());
-            return Some(found(Grade::Warn, "append-only", said));
-        }
+        _ if set == all.len() => (Grade::Ok, "every directory".to_owned()),
+        _ => (Grade::Warn, format!("{set} of {} directories", all.len())),
     };
-    Some(found(Grade::Ok, "append-only", said))
+    let said = format!(
+        "set on {where_set} of archives, heads, receipts, bodies, pages, envelopes and substitutes: no name in these can \
+         be removed or renamed (the account that owns the files can still write them over)"
+    );
+    Some(found(grade, "append-only", said))
 }
 
 fn vault_keys(vault: &Vault) -> Finding {
@@ -405,5 +414,19 @@ mod tests {
         probe_file_system(dir.path()).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         assert_eq!(probe_file_system(&dir.path().join("missing")).unwrap_err().code, "file-system");
+    }
+
+    #[test]
+    fn append_only_directories_keep_names_and_no_more_is_claimed() {
+        let said = |all: &[bool]| shut(all).map(|finding| (finding.grade == Grade::Ok, finding.said));
+        assert_eq!(said(&[false, false]), None);
+        let (is_ok, whole) = said(&[true, true]).unwrap();
+        assert!(is_ok && whole.contains("no name in these can be removed or renamed"), "{whole}");
+        assert!(whole.contains("can still write them over"), "{whole}");
+        let (is_ok, part) = said(&[true, false, true]).unwrap();
+        assert!(!is_ok && part.starts_with("set on 2 of 3 directories"), "{part}");
+        for needed in [Shelf::Pages, Shelf::Envelopes, Shelf::Substitutes] {
+            assert!(APPEND_ONLY.contains(&needed));
+        }
     }
 }

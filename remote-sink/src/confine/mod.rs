@@ -27,6 +27,26 @@ pub enum ConfineError {
     Seccomp(#[from] seccompiler::Error),
     #[error("cannot confine the session: {0}")]
     Root(#[from] ::landlock::PathFdError),
+    #[error("the kernel's Landlock was refused to this process: {0}")]
+    Refused(std::io::Error),
+}
+
+impl ConfineError {
+    /// Was a system call forbidden (EPERM), by a filter around this process? A kernel that cannot do it answers ENOSYS or
+    /// EOPNOTSUPP.
+    pub fn is_refused(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = match self {
+            Self::Refused(error) => Some(error),
+            other => std::error::Error::source(other),
+        };
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<std::io::Error>() {
+                return error.raw_os_error() == Some(libc::EPERM);
+            }
+            cause = error.source();
+        }
+        false
+    }
 }
 
 impl From<seccompiler::BackendError> for ConfineError {
