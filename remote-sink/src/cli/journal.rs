@@ -44,7 +44,8 @@ pub fn observe(_args: &ObserveArgs, context: &mut Context<'_>) -> Result<u8, Fai
             "message_type": "observed", "sources": seen.sources, "new_snapshots": seen.new_heads,
         }))?;
     } else {
-        context.remark(format!("{} source(s), {} new snapshot(s)", seen.sources, seen.new_heads))?;
+        let (sources, new) = (table::counted(seen.sources, "source"), table::counted(seen.new_heads, "new snapshot"));
+        context.remark(format!("{sources}, {new}"))?;
     }
     Ok(failed.iter().map(|failure| context.failed(failure)).max().unwrap_or(exit::OK))
 }
@@ -95,7 +96,8 @@ fn tell(name: &str, source: &SourceMemory, context: &mut Context<'_>) -> Result<
         }));
     }
     context.line(format!(
-        "{name}: {heads} snapshots seen, {} expired, {} held",
+        "{name}: {} seen, {} expired, {} held",
+        table::counted(heads, "snapshot"),
         source.gone.len(),
         source.held.len()
     ))?;

@@ -150,16 +150,17 @@ fn tell(outcome: &Outcome, dry_run: bool, context: &mut Context<'_>) -> Result<(
         let given = &outcome.given;
         if given.freed_bytes > 0 || given.condemned > 0 {
             context.remark(format!(
-                "  freed {}: {} archives removed, {} written again; {} hold blocks that a later run frees",
+                "  freed {}: {} removed, {} written again, {} with blocks that a later run frees",
                 iec(given.freed_bytes),
-                given.archives_removed,
-                given.archives_rewritten,
-                given.condemned
+                table::counted(given.archives_removed, "archive"),
+                table::grouped(given.archives_rewritten),
+                table::grouped(given.condemned)
             ))?;
         }
     }
     if outcome.packed.objects > 0 {
-        context.remark(format!("  packed {} heads, receipts and envelopes", table::grouped(outcome.packed.objects)))?;
+        let packed = table::counted(outcome.packed.objects, "object");
+        context.remark(format!("  packed {packed}: heads, receipts and envelopes"))?;
     }
     for told in &outcome.salvaged {
         context.line(format!("  {}", printable(told.as_bytes(), 500)))?;

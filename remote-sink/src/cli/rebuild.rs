@@ -42,12 +42,8 @@ pub fn run(args: &RebuildArgs, context: &mut Context<'_>) -> Result<u8, Failure>
                 "archives": totals.archives, "objects": totals.objects, "bytes": totals.bytes,
             }))?;
         } else {
-            let objects = table::grouped(totals.objects);
-            context.remark(format!(
-                "{}  ledger rebuilt: {objects} objects, {} charged",
-                one.name,
-                iec(totals.bytes)
-            ))?;
+            let objects = table::counted(totals.objects, "object");
+            context.remark(format!("{}  ledger rebuilt: {objects}, {} charged", one.name, iec(totals.bytes)))?;
         }
     }
     DONE

@@ -1,6 +1,6 @@
 //! `remote-sink revoke`: shuts a source or reader out; its data stays.
 
-use super::{Context, DONE};
+use super::{Context, DONE, table};
 use crate::authorized_keys::AccountKeys;
 use crate::cli::vault::Vault;
 use crate::report::Failure;
@@ -34,7 +34,10 @@ pub fn run(args: &RevokeArgs, context: &mut Context<'_>) -> Result<u8, Failure> 
         context.line(format!("{} {state}", one.name))?;
         match removed {
             Ok(0) => context.remark("No line of it stood in this account's authorized_keys.")?,
-            Ok(count) => context.remark(format!("Removed {count} line(s) from this account's authorized_keys."))?,
+            Ok(count) => {
+                let lines = table::counted(count as u64, "line");
+                context.remark(format!("Removed {lines} from this account's authorized_keys."))?;
+            }
             Err(_) => {}
         }
     }

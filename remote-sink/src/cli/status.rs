@@ -264,7 +264,7 @@ fn row(line: &Line, now: i64) -> Vec<String> {
         match line.damaged {
             None => "?".into(),
             Some(0) => "none".into(),
-            Some(blocks) => format!("{} blocks", table::grouped(blocks)),
+            Some(blocks) => table::counted(blocks, "block"),
         },
         of(|outlook| {
             let sign = if outlook.growth < 0 { '-' } else { '+' };
@@ -305,7 +305,7 @@ fn metrics(lines: &[Line]) -> String {
         ("used_bytes", "Bytes charged to the source.", |l| Some(l.bytes.into())),
         ("quota_bytes", "Bytes that the source may use.", |l| l.quota.map(i128::from)),
         ("damaged_blocks", "Damaged blocks that snapshots need, by the last verify.", |l| l.damaged.map(i128::from)),
-        ("growth_7_days_bytes", "Bytes held more than a week ago.", |l| Some(l.outlook.as_ref()?.growth.into())),
+        ("growth_7_days_bytes", "Growth of the bytes held within 7 days.", |l| Some(l.outlook.as_ref()?.growth.into())),
         ("held_snapshots", "Snapshots that the operator holds.", |l| Some(l.outlook.as_ref()?.held.into())),
         (
             "alarms",
@@ -341,5 +341,9 @@ mod tests {
         let text = metrics(&[line]);
         assert!(text.contains("remote_sink_quota_bytes{source=\"web1\"} 1073741824\n"), "{text}");
         assert!(!text.contains("last_received_timestamp_seconds{"), "{text}");
+        assert!(
+            text.contains("# HELP remote_sink_growth_7_days_bytes Growth of the bytes held within 7 days.\n"),
+            "{text}"
+        );
     }
 }

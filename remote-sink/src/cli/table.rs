@@ -43,6 +43,11 @@ pub fn grouped(number: u64) -> String {
     out
 }
 
+/// `1 file`, `2,003 files`: for words whose plural only adds an s.
+pub fn counted(number: u64, one: &str) -> String {
+    format!("{} {one}{}", grouped(number), if number == 1 { "" } else { "s" })
+}
+
 /// How long ago, roughly.
 pub fn ago(seconds: i64) -> String {
     match seconds {
@@ -61,6 +66,7 @@ mod tests {
     #[test]
     fn numbers_and_columns() {
         assert_eq!([grouped(0), grouped(999), grouped(1000), grouped(214_113)], ["0", "999", "1,000", "214,113"]);
+        assert_eq!([0, 1, 2003].map(|count| counted(count, "file")), ["0 files", "1 file", "2,003 files"]);
         let rows = [vec!["a".into(), "bb".into()], vec!["ccc".into(), String::new()]];
         assert_eq!(columns(&rows), ["a    bb", "ccc"]);
         assert_eq!(utc(0).unwrap(), "1970-01-01T00:00:00Z");

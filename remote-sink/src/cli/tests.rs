@@ -584,7 +584,7 @@ fn damage_is_shown_and_changes_the_exit_code() {
     for command in ["verify", "scrub"] {
         let (code, out) = desk.run_code(&[command, "-q"], "");
         assert_eq!(code_of(code), code_of(Ok(ExitCode::from(exit::DAMAGE))), "{out}");
-        assert!(out.starts_with("web1  1 snapshots: signatures 1 ok"), "{out}");
+        assert!(out.starts_with("web1  1 snapshot: signatures 1 ok"), "{out}");
     }
     let heads = Layout::new(desk.root()).shelf(&"web1".parse().unwrap(), crate::store::Shelf::Heads);
     let head = fs::read_dir(heads).unwrap().next().unwrap().unwrap().path();

@@ -191,7 +191,7 @@ fn tell(report: &Report, took: Duration, context: &mut Context<'_>) -> Result<()
     for owner in &report.owners {
         let damaged = owner.damage.len() as u64;
         let shown =
-            format!("owner {}  {} objects: {damaged} damaged", owner.owner.short(), table::grouped(owner.objects));
+            format!("owner {}  {}: {damaged} damaged", owner.owner.short(), table::counted(owner.objects, "object"));
         if context.global.json {
             let damage: Vec<_> = owner.damage.iter().map(finding_json).collect();
             let key = owner.owner.to_string();
@@ -214,46 +214,63 @@ fn tell(report: &Report, took: Duration, context: &mut Context<'_>) -> Result<()
 /// What is no damage and should be known all the same.
 fn notes(source: &SourceReport, context: &mut Context<'_>) -> Result<(), Failure> {
     if !source.snapshots_damaged.is_empty() {
-        context
-            .remark(format!("  {} snapshot(s) cannot be restored whole from here", source.snapshots_damaged.len()))?;
+        let snapshots = table::counted(source.snapshots_damaged.len() as u64, "snapshot");
+        context.remark(format!("  {snapshots} cannot be restored whole from here"))?;
     }
     if !source.lost.is_empty() {
-        let (blocks, archives) = (table::grouped(lost_blocks(source)), table::grouped(source.lost.len() as u64));
+        let blocks = table::counted(lost_blocks(source), "damaged block");
+        let archives = table::counted(source.lost.len() as u64, "archive");
         context.remark(format!(
-            "  {blocks} damaged block(s) of {archives} archive(s) are needed: the source is told at its next backup, and \
+            "  snapshots need {blocks} of {archives}: the source is told at its next backup, and \
              sends again what it still has; verify again after it"
         ))?;
         for lost in source.lost.iter().take(SHOWN_MAX) {
             context.remark(format!("    archive {}: {}", lost.number, shown_blocks(lost)))?;
         }
         if source.lost.len() > SHOWN_MAX {
-            context.remark(format!("    ... and {} more archives", source.lost.len() - SHOWN_MAX))?;
+            let more = table::counted((source.lost.len() - SHOWN_MAX) as u64, "more archive");
+            context.remark(format!("    ... and {more}"))?;
         }
     }
     if source.healed > 0 {
-        let healed = table::grouped(source.healed);
+        let healed = table::counted(source.healed, "damaged block");
         context.remark(format!(
-            "  {healed} damaged block(s) are healed by the source's word: it signed that other blocks, which are here and \
+            "  {healed} healed by the source's word: it signed that other blocks, which are here and \
              right, hold their content; an owner's check --read-data confirms it"
         ))?;
     }
     if source.without_receipt > 0 {
-        let count = source.without_receipt;
-        context.remark(format!("  {count} head(s) without a receipt: interrupted, the next session repairs them"))?;
+        let heads = table::counted(source.without_receipt, "head");
+        context.remark(format!("  {heads} without a receipt: interrupted, the next session repairs that"))?;
     }
     if source.archives_read < source.archives {
-        let (read, all) = (table::grouped(source.archives_read), table::grouped(source.archives));
-        context.remark(format!("  data of {read} of {all} archives read; the others left out by sample or age"))?;
+        context.remark(unread(source))?;
     }
     if source.archives_open > 0 {
-        let open = table::grouped(source.archives_open);
-        context.remark(format!("  {open} archives are still open for writing in a session: read again next time"))?;
+        let open = table::counted(source.archives_open, "archive");
+        context.remark(format!("  {open} still open for writing in a session: read again next time"))?;
     }
     if source.unknown_total > 0 {
         let first = source.unknown.first().map(|path| printable(path.as_bytes(), 200)).unwrap_or_default();
-        context.remark(format!("  {} file(s) that are no objects, the first: {first}", source.unknown_total))?;
+        let files = table::counted(source.unknown_total, "file");
+        context.remark(format!("  {files} beside the objects, the first: {first}"))?;
     }
     Ok(())
+}
+
+/// Archives whose data was not read, and why.
+fn unread(source: &SourceReport) -> String {
+    let left_out = source.archives_left_out;
+    let lost = source.archives.saturating_sub(source.archives_read).saturating_sub(left_out);
+    let mut why = Vec::new();
+    if left_out > 0 {
+        why.push(format!("{} left out by sample or age", table::grouped(left_out)));
+    }
+    if lost > 0 {
+        why.push(format!("{} cannot be read: damaged or gone", table::grouped(lost)));
+    }
+    let (read, all) = (table::grouped(source.archives_read), table::counted(source.archives, "archive"));
+    format!("  data of {read} of {all} read; {}", why.join(", "))
 }
 
 fn lost_blocks(source: &SourceReport) -> u64 {
@@ -275,15 +292,15 @@ fn shown_blocks(lost: &LostBlocks) -> String {
 fn line(source: &SourceReport, took: Duration) -> String {
     let chain = match source.chain_broken {
         0 => "chain unbroken".into(),
-        count => format!("{count} chain(s) BROKEN"),
+        count => format!("{} BROKEN", table::counted(count, "chain")),
     };
     let seconds = took.as_secs();
     format!(
-        "{}  {} snapshots: signatures {} ok, {chain}   data {} objects, {}: {} damaged   {:02}:{:02}",
+        "{}  {}: signatures {} ok, {chain}   data {}, {}: {} damaged   {:02}:{:02}",
         printable(source.name.as_bytes(), 64),
-        table::grouped(source.snapshots),
+        table::counted(source.snapshots, "snapshot"),
         table::grouped(source.signatures_ok),
-        table::grouped(source.objects),
+        table::counted(source.objects, "object"),
         iec(source.bytes),
         table::grouped(source.damage_total),
         seconds / 60,
@@ -294,7 +311,8 @@ fn line(source: &SourceReport, took: Duration) -> String {
 fn findings(damage: &[Finding], total: u64, context: &mut Context<'_>) -> Result<(), Failure> {
     for finding in damage.iter().take(SHOWN_MAX) {
         let path = printable(finding.path.as_bytes(), 300);
-        let needs = finding.snapshots.first().map(|_| format!("  (needed by {} snapshots)", finding.snapshots.len()));
+        let needs = finding.snapshots.len() as u64;
+        let needs = (needs > 0).then(|| format!("  (needed by {})", table::counted(needs, "snapshot")));
         context.line(format!("  {path}: {}{}", printable(finding.what.as_bytes(), 300), needs.unwrap_or_default()))?;
     }
     let more = total.saturating_sub(damage.len().min(SHOWN_MAX) as u64);
@@ -334,6 +352,25 @@ fn json(source: &SourceReport) -> serde_json::Value {
         "unknown": source.unknown_total,
         "archives": source.archives,
         "archives_read": source.archives_read,
+        "archives_left_out": source.archives_left_out,
         "archives_open": source.archives_open,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_read_is_told_with_its_reason() {
+        let told = |archives, archives_read, archives_left_out| {
+            unread(&SourceReport { archives, archives_read, archives_left_out, ..SourceReport::default() })
+        };
+        assert_eq!(told(5, 2, 3), "  data of 2 of 5 archives read; 3 left out by sample or age");
+        assert_eq!(told(1, 0, 0), "  data of 0 of 1 archive read; 1 cannot be read: damaged or gone");
+        assert_eq!(
+            told(5, 2, 2).split_once("; ").unwrap().1,
+            "2 left out by sample or age, 1 cannot be read: damaged or gone"
+        );
+    }
 }

@@ -170,30 +170,30 @@ impl Facts<'_> {
         let lost = self.history.lost.iter().filter(|lost| Some(lost.entry) > accepted);
         let lost = lost.fold(0u64, |sum, lost| sum.saturating_add(lost.count));
         if lost > 0 {
-            return Some(format!("{lost} heads are missing, damaged, or not what they were"));
+            return Some(format!("heads that are missing, damaged, or not what they were: {lost}"));
         }
         let unread = self.history.unread;
         let accepted_at = self.source.accepted.get(Brake::Rollback.as_str()).map(|(at, _)| *at);
         if unread.count > 0 && Some(unread.appeared) > accepted_at {
-            return Some(format!("{} heads behind the newest that was seen are damaged", unread.count));
+            return Some(format!("damaged heads behind the newest that was seen: {}", unread.count));
         }
         let unknown = |link: &&Link| {
             Some(link.entry) > accepted && link.journal.is_some_and(|digest| !self.memory.digests.contains(&digest))
         };
         let count = self.history.links.iter().filter(unknown).count();
         if count > 0 {
-            return Some(format!("{count} receipts bind journal entries that the journal does not have"));
+            return Some(format!("receipts that bind entries which the journal does not have: {count}"));
         }
         let explained = |link: &&Link| !self.source.gone.contains_key(&link.snapshot.id);
         let missing = |link: &&Link| link.place == Place::Nowhere && Some(link.entry) > accepted;
         let count = self.history.links.iter().filter(missing).filter(explained).count();
-        (count > 0).then(|| format!("{count} bodies are missing and the journal does not say why"))
+        (count > 0).then(|| format!("bodies that are missing, and the journal does not say why: {count}"))
     }
 
     fn scrub(&self) -> Option<String> {
         let (_, damaged, entry) = self.source.scrubbed?;
         (damaged > 0 && Some(entry) > self.accepted(Brake::Scrub))
-            .then(|| format!("the last verify found {damaged} damaged objects"))
+            .then(|| format!("damaged objects that the last verify found: {damaged}"))
     }
 
     fn burst(&self) -> Option<String> {
@@ -248,7 +248,7 @@ impl Facts<'_> {
 
     fn bulk(&self) -> Option<String> {
         let left = self.weighed.unweighed.filter(|left| Some(left.entry) > self.looked(Brake::Bulk))?;
-        Some(format!("more came than one run can weigh: {} snapshots were not compared with those before", left.count))
+        Some(format!("more came than one run can weigh; snapshots not compared with those before: {}", left.count))
     }
 
     /// Each snapshot of a series that came since the last run, against those before it.

@@ -280,6 +280,8 @@ impl Verdict {
             if right && !self.open {
                 report.verified.push(self.name);
             }
+        } else if self.facts.is_some() {
+            report.archives_left_out += 1;
         }
         Some((self.name, self.facts?))
     }

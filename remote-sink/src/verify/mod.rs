@@ -72,8 +72,9 @@ pub struct SourceReport {
     /// Objects of every kind, and their bytes.
     pub objects: u64,
     pub bytes: u64,
-    /// Archives whose parts were read; others were left out by sample or age.
+    /// Archives whose parts were read. Others were left out by sample or age, or damage left nothing to read.
     pub archives_read: u64,
+    pub archives_left_out: u64,
     pub archives: u64,
     /// Damaged blocks whose content lies in others, by substitute records: nothing lacks for them.
     pub healed: u64,

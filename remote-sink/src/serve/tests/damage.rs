@@ -115,6 +115,15 @@ fn damage_is_said_with_the_snapshots_that_need_it() {
 }
 
 #[test]
+fn an_archive_that_cannot_be_opened_was_not_left_out() {
+    let (world, source) = stage();
+    let path = world.object(&source, &Name::Archive(source.lineage, source.archive(1, &[1, 1]).number));
+    replace(&path, b"nothing like it");
+    let report = world.verify().sources.remove(0);
+    assert_eq!((report.archives, report.archives_read, report.archives_left_out), (2, 1, 0));
+}
+
+#[test]
 fn files_that_are_no_objects_are_named() {
     let (world, source) = stage();
     let room = world.layout.source(&source.name);
@@ -132,6 +141,7 @@ fn samples_and_ages_leave_archives_out_but_nothing_else() {
     let none = VerifyOptions { sample_percent: Some(0.0), ..VerifyOptions::default() };
     let report = verify(root, &none, &*world.clock).unwrap().sources.remove(0);
     assert_eq!((report.archives, report.archives_read, report.signatures_ok), (2, 0, 2));
+    assert_eq!(report.archives_left_out, 2);
     let report = world.verify().sources.remove(0);
     assert_eq!(report.verified.len(), 2);
     let mut ledger = crate::ledger::Ledger::open(&world.layout.ledger(&source.name)).unwrap();
