@@ -1,6 +1,7 @@
 //! `source-agent enroll`: with an ordinary login on the sink, one command exchanges both cards.
 
 use crate::cli::Context;
+use crate::cli::output::to_stderr;
 use crate::cli::remote::add_card;
 use crate::cli::remote::edit::Way;
 use crate::config::{self, Loaded};
@@ -9,20 +10,24 @@ use crate::progress::{notice, size};
 use crate::report::{Exit, Failure, Outcome};
 use shared::card::{SinkCard, SourceCard, is_host, is_user};
 use shared::text::printable;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+/// How long the end of what ssh says is waited for when it has ended.
+const TOLD_LONGEST: Duration = Duration::from_secs(2);
 /// Most bytes that are read of the other side's answer.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Runs `ssh HOST remote-sink enroll - --install --json` with your own keys and agent, sends this machine's
-source card and takes the sink card into the configuration. The vault must be there: remote-sink init.
+Runs `ssh HOST remote-sink enroll - --install --json` with your own keys and
+agent, sends this machine's source card and takes the sink card into the
+configuration. The vault must be there: remote-sink init.
 
 Examples:
   source-agent enroll backup@sink.example
-  source-agent enroll backup@sink.example:2222 --name offsite --root /srv/backups")]
+  source-agent enroll backup@sink.example:2222 --name far --root /srv/backups")]
 pub struct EnrollArgs {
     /// The sink, as you would give it to ssh
     #[arg(value_name = "[USER@]HOST[:PORT]", value_parser = parse_login)]
@@ -156,20 +161,27 @@ fn command(args: &EnrollArgs, loaded: &Loaded, resolved: &Resolved) -> String {
     command
 }
 
-/// Runs it over a plain ssh: its questions and messages go to the terminal.
+/// Runs it over a plain ssh: its questions go to the terminal, and so does what it says, but for the error that it ends
+/// with.
 fn ask(args: &EnrollArgs, remote_command: &str, card: &SourceCard) -> Outcome<Vec<u8>> {
     let mut command = ssh(&args.login);
     command.arg("-T").arg("--").arg(&args.login.host).arg(remote_command);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|e| no_ssh(&e))?;
     if let Some(mut to) = child.stdin.take() {
         // A login that failed reads nothing; the exit code says so.
         let _ = to.write_all(format!("{card}\n").as_bytes());
     }
+    let (said, told) = std::sync::mpsc::channel();
+    if let Some(from) = child.stderr.take() {
+        std::thread::spawn(move || said.send(tell(from, &mut |line| to_stderr(line))));
+    }
     let mut answer = Vec::new();
     let from = child.stdout.take();
     let read = from.map_or(Ok(0), |from| from.take(ANSWER_BYTES_MAX).read_to_end(&mut answer));
     let status = child.wait().map_err(|e| no_ssh(&e))?;
+    // An ssh that stays for later connections may hold the stream open.
+    let error = told.recv_timeout(TOLD_LONGEST).ok().flatten();
     read.map_err(|e| no_ssh(&e))?;
     let failed = |code, exit, message: &str, help: &str| Err(Failure::new(code, exit, message).help(help));
     match status.code() {
@@ -181,13 +193,42 @@ fn ask(args: &EnrollArgs, remote_command: &str, card: &SourceCard) -> Outcome<Ve
             "install it there; or run remote-sink enroll by hand and paste the cards",
         ),
         Some(255) => Err(login_failed(&args.login)),
-        _ => failed(
-            "enroll",
-            Exit::Failed,
-            "remote-sink there refused to enroll this machine; its message stands above",
-            "is there a vault? on the sink: remote-sink init --root DIR",
-        ),
+        _ => Err(refused(error)),
     }
+}
+
+/// What remote-sink there ended with: its message and help.
+type Told = (String, Option<String>);
+
+/// Passes on what the other side says, line by line and printable, until it ends or an error as JSON came, which is
+/// the last that remote-sink says.
+fn tell(told: impl Read, say: &mut dyn FnMut(&str)) -> Option<Told> {
+    let mut told = BufReader::new(told);
+    loop {
+        let mut line = Vec::new();
+        match told.by_ref().take(ANSWER_BYTES_MAX).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return None,
+            Ok(_) => {}
+        }
+        let json = serde_json::from_slice::<serde_json::Value>(&line).ok();
+        match json.filter(|value| value["message_type"] == "exit_error") {
+            Some(value) => {
+                let text = |key: &str| value[key].as_str().map(|text| printable(text.as_bytes(), 1000));
+                return text("message").map(|message| (message, text("help")));
+            }
+            None => say(&printable(line.trim_ascii_end(), 1000)),
+        }
+    }
+}
+
+fn refused(error: Option<Told>) -> Failure {
+    let refused = "remote-sink there refused to enroll this machine";
+    let (message, help) = match error {
+        Some((message, help)) => (format!("{refused}: {message}"), help.map(|help| format!("there: {help}"))),
+        None => (format!("{refused}; its message stands above"), None),
+    };
+    let help = help.unwrap_or_else(|| "is there a vault? on the sink: remote-sink init --root DIR".to_owned());
+    Failure::new("enroll", Exit::Failed, message).help(help)
 }
 
 /// The command that a person would write for this login.
@@ -290,6 +331,19 @@ mod tests {
             let failure = answered(bad.as_bytes(), &card).unwrap_err();
             assert!(!failure.to_string().contains('\x1b'), "{failure}");
         }
+    }
+
+    #[test]
+    fn what_the_other_side_ends_with_is_text() {
+        let json = r#"{"code":1,"error":"no-vault","help":"make one: remote-sink init","message":"/v is \u001b no vault","message_type":"exit_error"}"#;
+        let mut said = Vec::new();
+        let error = tell(format!("Welcome\x1b[2J\n{json}\n").as_bytes(), &mut |line| said.push(line.to_owned()));
+        assert!(said.len() == 1 && said[0].starts_with("Welcome") && !said[0].contains('\x1b'), "{said:?}");
+        let failure = refused(error).to_string();
+        assert!(failure.contains("/v is") && failure.contains("help: there: make one: remote-sink init"), "{failure}");
+        assert!(!failure.contains("{\"") && !failure.contains('\x1b'), "{failure}");
+        let none = refused(tell(&b"plain\n"[..], &mut |_| {}));
+        assert!(none.message.contains("stands above") && none.help.is_some());
     }
 
     #[test]

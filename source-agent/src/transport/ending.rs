@@ -61,7 +61,6 @@ pub const NOT_INSTALLED: &str =
 
 impl Ending {
     pub fn failure(&self, cause: &str) -> Failure {
-        let line = self.last_line();
         let failure = match (&self.reason, self.status) {
             (Some((code, message, help)), _) => {
                 let failure = Failure::new(code, Exit::Unreachable, message.clone());
@@ -78,16 +77,28 @@ impl Ending {
             }
             _ => Failure::new("connection-lost", Exit::Unreachable, format!("the connection ended: {cause}")),
         };
-        match line {
-            Some(line) => failure.detail(format!("it said: {line}")),
-            None => failure,
-        }
+        self.told().into_iter().fold(failure, |failure, line| failure.detail(format!("it said: {line}")))
+    }
+
+    /// What standard error ends with: the last line that tells an error and the `help:` that goes with it, else the
+    /// last line.
+    fn told(&self) -> Vec<String> {
+        let lines: Vec<String> = self.lines().map(|line| printable(line, 300)).collect();
+        let Some(at) = lines.iter().rposition(|line| line.starts_with("error")) else {
+            return lines.into_iter().next_back().into_iter().collect();
+        };
+        let help = lines[at..].iter().find(|line| line.starts_with("help:"));
+        [&lines[at]].into_iter().chain(help).cloned().collect()
+    }
+
+    fn lines(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
+        let lines = self.stderr.split(|b| *b == b'\n' || *b == b'\r').map(<[u8]>::trim_ascii);
+        lines.filter(|line| !line.is_empty())
     }
 
     /// The last line of standard error that says something.
     pub fn last_line(&self) -> Option<String> {
-        let lines = self.stderr.split(|b| *b == b'\n' || *b == b'\r');
-        lines.rev().map(<[u8]>::trim_ascii).find(|line| !line.is_empty()).map(|line| printable(line, 300))
+        self.lines().next_back().map(|line| printable(line, 300))
     }
 }
 
@@ -106,5 +117,27 @@ impl Tail {
     }
     pub fn bytes(&self) -> Vec<u8> {
         self.0.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_told_with_its_help_and_else_the_last_line() {
+        let told = |stderr: &str| {
+            let ending = Ending { status: Some(1), stderr: stderr.into(), reason: None };
+            ending.failure("it ended").details
+        };
+        assert_eq!(told(""), [""; 0]);
+        assert_eq!(told("one\ntwo\n\n"), ["it said: two"]);
+        let error =
+            "noise\nerror[first]: no\n  help: no\nerror[no-vault]: /v is no\x1b[2J vault\n  help: make one\nbye\n";
+        let lines = told(error);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].starts_with("it said: error[no-vault]: /v is no") && !lines[0].contains('\x1b'), "{lines:?}");
+        assert_eq!(lines[1], "it said: help: make one");
+        assert_eq!(told("error: alone\nlast\n"), ["it said: error: alone"]);
     }
 }
