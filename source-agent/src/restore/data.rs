@@ -146,19 +146,36 @@ fn lost_chunk(id: &ChunkId, archive: ArchiveNumber, block: u32) -> Failure {
 /// Marks a file lost, once.
 pub fn lose(plan: &mut Plan, file: i64, base: &[u8], lost: &LostList, failure: &Failure) -> Outcome<()> {
     if plan.set_lost(file)?
-        && let Some(row) = plan.file(file)?
+        && let Some(path) = path_of(plan, file, base)?
     {
-        let dir = plan.path(row.dir)?;
-        let mut path = base.to_vec();
-        for part in [&dir[..], &row.entry.name[..]] {
-            if !part.is_empty() {
-                path.push(b'/');
-                path.extend_from_slice(part);
-            }
-        }
         lost.add(path, failure);
     }
     Ok(())
+}
+
+/// The path of a planned file in the snapshot.
+fn path_of(plan: &Plan, file: i64, base: &[u8]) -> Outcome<Option<Vec<u8>>> {
+    let Some(row) = plan.file(file)? else { return Ok(None) };
+    let dir = plan.path(row.dir)?;
+    let mut path = base.to_vec();
+    for part in [&dir[..], &row.entry.name[..]] {
+        if !part.is_empty() {
+            path.push(b'/');
+            path.extend_from_slice(part);
+        }
+    }
+    Ok(Some(path))
+}
+
+/// [`local_failure`] of a planned file; one that ends the restore names the file.
+pub fn local_failure_of(error: &io::Error, what: &str, plan: &Plan, file: i64, base: &[u8]) -> Outcome<Failure> {
+    local_failure(error, what).map_err(|fatal| match path_of(plan, file, base) {
+        Ok(Some(path)) => {
+            let message = format!("{}: {}", shared::text::printable(&path, 4096), fatal.message);
+            Failure { message, ..fatal }
+        }
+        _ => fatal,
+    })
 }
 
 impl Stage<'_> {
@@ -410,8 +427,9 @@ impl Stage<'_> {
                 Ok(named)
             }
             Err(error) => {
-                let failure = local_failure(&error, what)?;
-                lose(&mut self.plan.lock(), want.file, self.to.base, self.to.lost, &failure)?;
+                let mut plan = self.plan.lock();
+                let failure = local_failure_of(&error, what, &plan, want.file, self.to.base)?;
+                lose(&mut plan, want.file, self.to.base, self.to.lost, &failure)?;
                 Ok(false)
             }
         }
@@ -438,6 +456,10 @@ impl Stage<'_> {
     }
 }
 
+/// After a restore that this machine ended.
+const GO_ON: &str =
+    "make room, or choose another target; into the same one, --overwrite if-changed goes on where this ended";
+
 /// A failure of this machine about one file; `Err` if it will meet every other file too.
 pub fn local_failure(error: &io::Error, what: &str) -> Result<Failure, Failure> {
     let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
@@ -445,5 +467,5 @@ pub fn local_failure(error: &io::Error, what: &str) -> Result<Failure, Failure> 
     let failure = Failure::new("io", exit, format!("cannot {what}: {error}"));
     let everywhere =
         full || matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem) || error.raw_os_error() == Some(5);
-    if everywhere { Err(failure.help("make room, or choose another target, and restore again")) } else { Ok(failure) }
+    if everywhere { Err(failure.help(GO_ON)) } else { Ok(failure) }
 }

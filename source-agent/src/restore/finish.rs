@@ -4,7 +4,7 @@
 use crate::progress::Progress;
 use crate::report::{Exit, Failure, Outcome};
 use crate::restore::Options;
-use crate::restore::data::{local_failure, lose};
+use crate::restore::data::{local_failure, local_failure_of, lose};
 use crate::restore::make::Start;
 use crate::restore::metadata::Setter;
 use crate::restore::open::is_chunk;
@@ -16,10 +16,11 @@ use rustix::fs::{Advice, SeekFrom};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 
-/// Paths that a dry run would delete and that are listed; the rest is counted.
-const TO_DELETE_MAX: usize = 1000;
+/// Paths that were deleted, or would be, and that are listed; the rest is counted.
+const DELETIONS_MAX: usize = 1000;
 
 struct Finisher<'f, 'r> {
     reader: &'f mut Reader<'r>,
@@ -74,7 +75,7 @@ impl Finisher<'_, '_> {
                 State::Pending => self.publish(&row, &dir)?,
             };
             if let Err(error) = done {
-                let failure = local_failure(&error, "finish the file")?;
+                let failure = local_failure_of(&error, "finish the file", self.plan, id, &self.start.base)?;
                 lose(self.plan, id, &self.start.base, &self.report.lost, &failure)?;
                 // What cannot be finished must not look whole; if even that fails, its temporary name says so.
                 let _ = self.target.discard(dir.as_fd(), id);
@@ -194,13 +195,20 @@ pub fn delete(plan: &mut Plan, target: &Target, start: &Start, options: &Options
         let base = if base.ends_with(b"/") { base } else { [&base[..], b"/"].concat() };
         let dir = target.dir(plan, id)?;
         let select = &options.select;
-        let to_delete = &mut report.to_delete;
+        let mut place = options.target.as_os_str().as_bytes().to_vec();
+        for part in [&plan.path(id)?[..], b""] {
+            if !place.ends_with(b"/") {
+                place.push(b'/');
+            }
+            place.extend_from_slice(part);
+        }
+        let deletions = &mut report.deletions;
         let deleted = target.delete(dir.as_fd(), options.dry_run, &mut |name, directory| {
             let path = [&base[..], name].concat();
             let asked = select.is_included(&path, directory) && !select.is_excluded(&path, directory);
             let unwanted = asked && !plan.is_kept(id, name)?;
-            if unwanted && options.dry_run && to_delete.len() < TO_DELETE_MAX {
-                to_delete.push(path);
+            if unwanted && deletions.len() < DELETIONS_MAX {
+                deletions.push([&place[..], name].concat());
             }
             Ok(unwanted)
         });
@@ -210,6 +218,18 @@ pub fn delete(plan: &mut Plan, target: &Target, start: &Start, options: &Options
         }
     }
     Ok(())
+}
+
+/// Removes what was written of files that have no name yet, after a failure that ended the restore: as good as that can
+/// be done, for that failure is what counts.
+pub fn discard_partial(plan: &Plan, target: &Target) {
+    let mut from = 0;
+    while let Ok(Some(row)) = plan.unfinished(from) {
+        from = row.id + 1;
+        if let Ok(dir) = target.dir(plan, row.dir) {
+            let _ = target.discard(dir.as_fd(), row.id);
+        }
+    }
 }
 
 /// Is this range nothing but zeros? Holes are not read.

@@ -126,9 +126,19 @@ pub fn restore(
         lost: &report.lost,
         progress,
     };
-    report.files += data::write_content(reader, &writing)?;
+    let written = data::write_content(reader, &writing);
     let mut plan = plan.into_inner();
-    finish::finish(reader, &start, &mut plan, &target, &set, options, &mut report, progress)?;
+    let done = written.and_then(|files| {
+        report.files += files;
+        finish::finish(reader, &start, &mut plan, &target, &set, options, &mut report, progress)
+    });
+    if let Err(failure) = done {
+        // Who interrupts does not want to wait for it.
+        if !matches!(failure.exit, Exit::Interrupted | Exit::Terminated) {
+            finish::discard_partial(&plan, &target);
+        }
+        return Err(failure);
+    }
     report.notes = set.notes();
     report.findings.append(std::mem::take(&mut reader.findings));
     Ok(report)

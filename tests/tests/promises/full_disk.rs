@@ -116,6 +116,34 @@ fn no_inodes_left_is_told_and_damages_nothing() {
 }
 
 #[test]
+fn a_restore_onto_a_full_disk_names_the_file_and_leaves_nothing_partial() {
+    let usual = tests::agent::Usual::new();
+    let mut chance = Chance::new(5);
+    for name in ["a", "b", "c"] {
+        tree::write(&usual.data.join(name), &chance.bytes(9 << 20));
+    }
+    tree::age(&usual.data);
+    usual.source.must_back_up(&usual.data);
+    let small = Small::mount(usual.place.dir("small"), "size=16m");
+    let target = small.dir.join("out");
+    for verify in [&[][..], &["--verify"]] {
+        let restore = usual.reader.restore_path("latest", &usual.data, &target).args(verify).done();
+        let done = restore.code(15).helps();
+        let named =
+            ["a", "b", "c"].iter().any(|name| done.err().contains(&usual.data.join(name).display().to_string()));
+        assert!(named && done.err().contains("--overwrite if-changed"), "{}", done.tell());
+        let names: Vec<String> =
+            std::fs::read_dir(&target).unwrap().map(|one| one.unwrap().file_name().into_string().unwrap()).collect();
+        assert!(names.iter().all(|name| !name.starts_with(".pawl-partial")), "{names:?}");
+        std::fs::remove_dir_all(&target).unwrap();
+    }
+    usual.reader.restore_path("latest", &usual.data, &target).done().code(15);
+    small.resize("size=64m");
+    usual.reader.restore_path("latest", &usual.data, &target).args(["--overwrite", "if-changed"]).ok();
+    tree::assert_same(&usual.data, &target);
+}
+
+#[test]
 fn the_reserve_is_kept_for_commits() {
     let program = std::fs::metadata(tests::programs::remote_sink()).unwrap().len() >> 20;
     let scene = scene(&format!("size={}m", program + 160));
