@@ -204,7 +204,7 @@ impl Inner {
             bar.set_length(total);
         }
         let files = self.files.load(Ordering::Relaxed);
-        let files = if files > 0 { format!("{} files  ", count(files)) } else { String::new() };
+        let files = if files > 0 { format!("{}  ", counted(files, "file")) } else { String::new() };
         let message = self.message.lock().clone();
         bar.set_message(format!("{files}{}", shared::text::printable(message.as_bytes(), 200)));
         bar.set_position(self.bytes.load(Ordering::Relaxed));
@@ -237,8 +237,8 @@ impl Inner {
         }
         let (files, files_total) = (self.files.load(Ordering::Relaxed), Self::total(&self.files_total));
         match files_total {
-            Some(total) => line.push_str(&format!("  {} of {} files", count(files), count(total))),
-            None if files > 0 => line.push_str(&format!("  {} files", count(files))),
+            Some(total) => line.push_str(&format!("  {} of {}", count(files), counted(total, "file"))),
+            None if files > 0 => line.push_str(&format!("  {}", counted(files, "file"))),
             None => {}
         }
         let bytes = self.bytes.load(Ordering::Relaxed);
@@ -487,6 +487,17 @@ pub fn count(number: u64) -> String {
     text
 }
 
+/// A number of things: `1 file`, `18,204 files`, `2 directories`, `3 FINDINGS`.
+pub fn counted(number: u64, what: &str) -> String {
+    let number_shown = count(number);
+    match what.strip_suffix('y') {
+        _ if number == 1 => format!("{number_shown} {what}"),
+        Some(stem) => format!("{number_shown} {stem}ies"),
+        None if what.ends_with(|last: char| last.is_ascii_uppercase()) => format!("{number_shown} {what}S"),
+        None => format!("{number_shown} {what}s"),
+    }
+}
+
 /// A duration: `02:11`, `1:02:11`.
 pub fn elapsed(duration: Duration) -> String {
     let seconds = duration.as_secs();
@@ -512,6 +523,8 @@ mod tests {
             assert_eq!(size(bytes), text);
         }
         assert_eq!([count(7), count(1000), count(18_204_000)], ["7", "1,000", "18,204,000"]);
+        let things = [counted(0, "file"), counted(1, "file"), counted(1000, "directory"), counted(2, "FINDING")];
+        assert_eq!(things, ["0 files", "1 file", "1,000 directories", "2 FINDINGS"]);
         assert_eq!(elapsed(Duration::from_secs(131)), "02:11");
         assert_eq!(elapsed(Duration::from_secs(3731)), "1:02:11");
     }

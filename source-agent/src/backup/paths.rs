@@ -36,8 +36,9 @@ pub fn absolute(path: &Path) -> Outcome<PathBuf> {
 /// Paths that are named in the failure of [`look`].
 const NAMED_MAX: usize = 20;
 
-/// Fails where none of a set's named paths can be looked at: its snapshot would be empty, and the newest.
-pub fn look(set: &str, paths: &[PathBuf]) -> Outcome<()> {
+/// Fails where none of a set's named paths can be looked at: its snapshot would be empty, and the newest. `told` hears
+/// of each of them then.
+pub fn look(set: &str, paths: &[PathBuf], told: &mut dyn FnMut(&Path, &std::io::Error)) -> Outcome<()> {
     let mut closed = Vec::new();
     for path in paths {
         match opened(path) {
@@ -48,6 +49,7 @@ pub fn look(set: &str, paths: &[PathBuf]) -> Outcome<()> {
     if closed.is_empty() {
         return Ok(());
     }
+    closed.iter().for_each(|(path, e)| told(path, e));
     let set = shared::text::printable(set.as_bytes(), 200);
     let message = format!("{set}: none of its paths can be looked at, so no snapshot is made of it");
     let failure = Failure::new("paths-missing", Exit::Failed, message);
@@ -120,11 +122,13 @@ mod tests {
     fn a_set_of_which_nothing_is_there_fails() {
         let dir = tempfile::tempdir().unwrap();
         let gone = [dir.path().join("a"), dir.path().join("b/c")];
-        let failure = look("system", &gone).unwrap_err();
+        let mut told = 0;
+        let failure = look("system", &gone, &mut |_, _| told += 1).unwrap_err();
+        assert_eq!(told, 2);
         assert_eq!((failure.exit, failure.details.len()), (Exit::Failed, 2));
         assert!(failure.message.contains("system") && failure.details[1].contains("b/c"), "{failure}");
         std::fs::write(&gone[0], "here").unwrap();
-        assert!(look("system", &gone).is_ok());
+        assert!(look("system", &gone, &mut |_, _| unreachable!()).is_ok());
     }
 
     #[test]

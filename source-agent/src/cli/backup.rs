@@ -191,7 +191,12 @@ fn run_there(context: &Context, env: &mut Env, sets: Vec<SetPlan>, there: &mut V
         let looked = match &set.input {
             Input::Paths(all) => {
                 paths::links(all).for_each(|line| progress::warn(context, &line));
-                paths::look(&set.name, all)
+                paths::look(&set.name, all, &mut |path, e| {
+                    // For people they stand in the failure.
+                    if context.json {
+                        progress::warn_path(context, summary::DURING, path.as_os_str().as_bytes(), &e.to_string());
+                    }
+                })
             }
             Input::Stream { .. } => Ok(()),
         };

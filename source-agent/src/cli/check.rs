@@ -21,8 +21,9 @@ const LISTED_MAX: u64 = 1000;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Without the identity: signatures, chains, receipts, bodies, pages and every archive's signed index.
-With it: every directory too, and that each chunk is where an archive says.
+Without the identity: signatures, chains, receipts, bodies, pages and every
+archive's signed index. With it: every directory too, and that each chunk is
+where an archive says.
 
 Examples:
   source-agent check
@@ -32,7 +33,7 @@ pub struct CheckArgs {
     /// Read, open and check the data as well: all of it, a percentage (5%), or a slice (2/7)
     #[arg(long, value_name = "SHARE", num_args = 0..=1, require_equals = true, default_missing_value = "100%")]
     pub read_data: Option<Share>,
-    /// Restore so many random files of the newest snapshots, and compare
+    /// Restore N random files of each set's newest snapshot, and compare
     #[arg(long, value_name = "N")]
     pub restore_test: Option<usize>,
     /// Only this source
@@ -210,24 +211,29 @@ fn summary(totals: &Totals, view: &View, context: &Context) -> Outcome<()> {
         return Ok(());
     }
     let count = |number: &u64| progress::count(*number);
-    let mut text =
-        format!("{} chains unbroken, {} snapshots, {} archives", view.fresh.len(), count(snapshots), count(archives));
+    let counted = |number: &u64, what| progress::counted(*number, what);
+    let mut text = format!(
+        "{} unbroken, {}, {}",
+        counted(&(view.fresh.len() as u64), "chain"),
+        counted(snapshots, "snapshot"),
+        counted(archives, "archive")
+    );
     if *expired > 0 {
         text.push_str(&format!(" ({} expired)", count(expired)));
     }
     if *blocks > 0 {
-        text.push_str(&format!(", {} blocks read, {} chunks", count(blocks), count(chunks)));
+        text.push_str(&format!(", {} read, {}", counted(blocks, "block"), counted(chunks, "chunk")));
     }
     if *restored > 0 {
-        text.push_str(&format!(", {} files restored", count(restored)));
+        text.push_str(&format!(", {} restored", counted(restored, "file")));
     }
     if !view.failed.is_empty() {
-        text.push_str(&format!("; {} sources FAILED", view.failed.len()));
+        text.push_str(&format!("; {} FAILED", counted(&(view.failed.len() as u64), "source")));
     }
     match (findings, affected) {
         (0, 0) if view.failed.is_empty() => text.push_str(": nothing wrong"),
         (0, 0) => text.push_str(": nothing wrong with the others"),
-        _ => text.push_str(&format!(": {} FINDINGS, {} files affected", count(findings), count(affected))),
+        _ => text.push_str(&format!(": {}, {} affected", counted(findings, "FINDING"), counted(affected, "file"))),
     }
     print_line(&text)
 }

@@ -19,7 +19,8 @@ pub enum ConfigCommand {
     Show,
     /// Check the configuration and the files that it names
     #[command(after_help = "\
-Exit code 0 when a backup could start, 1 otherwise. Remotes are not called: see source-agent remote test.
+Exit code 0 when a backup could start, 1 otherwise. Remotes are not called:
+see source-agent remote test.
 
 Example:
   source-agent config check")]

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Looks at configuration, keys, directories, programs and the clock. Remotes are not called: source-agent remote test
-does that.
+Looks at configuration, keys, directories, programs and the clock. Remotes are
+not called: source-agent remote test does that.
 
 Example:
   source-agent doctor")]

@@ -24,12 +24,13 @@ const INLINE_CHARS_MAX: usize = 400;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The source card goes to the operator of the sink (remote-sink enroll); it is public.
+The source card goes to the operator of the sink (remote-sink enroll); it is
+public.
 
 Examples:
   source-agent init --recipient backup.pub
   source-agent init --reader -i ~/backup.key
-  source-agent -c /srv/agent2/config.toml init --recipient backup.pub --name web2")]
+  source-agent -c /srv/b/config.toml init --recipient backup.pub --name web2")]
 pub struct InitArgs {
     /// The sink card, if there is one already: adds the remote 'offsite'
     #[arg(value_name = "SINK-CARD")]
@@ -335,7 +336,7 @@ fn tell(card: &SourceCard, facts: &template::Facts, paths: &Paths, context: &Con
         None => notice(context, &format!("Wrote {}: this machine restores.", show(&paths.config))),
     }
     let whose = if facts.reader {
-        "Source card of this reader (public; the sink's operator enrolls it with --role read):"
+        "Source card of this reader (public; the sink's operator enrols it with --role read):"
     } else {
         "Source card (public; for the sink's operator, and for `trust add` on your trusted machine):"
     };

@@ -28,8 +28,9 @@ pub enum KeyCommand {
     Recipient(RecipientArgs),
     /// Change, set or remove the passphrase of an identity
     #[command(after_help = "\
-The old passphrase is asked for on the terminal, or comes from SOURCE_AGENT_PASSPHRASE_FILE or _COMMAND.
-Older copies of the file still open with the old one.
+The old passphrase is asked for on the terminal, or comes from
+SOURCE_AGENT_PASSPHRASE_FILE or _COMMAND. Older copies of the file still open
+with the old one.
 
 Example:
   source-agent key passphrase -i backup.key")]
@@ -39,8 +40,9 @@ Example:
     Paper(PaperArgs),
     /// Make the identity again from the words of its recovery sheet
     #[command(after_help = "\
-The words come from standard input, or from FILE; the sheet's own HTML file is read too.
-With --check nothing is written: it says whether the sheet fits that recipient.
+The words come from standard input, or from FILE; the sheet's own HTML file is
+read too. With --check nothing is written: it says whether the sheet fits that
+recipient.
 
 Examples:
   source-agent key recover -o backup.key

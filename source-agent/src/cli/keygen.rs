@@ -13,8 +13,9 @@ use zeroize::Zeroizing;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The identity restores; it is never needed on a machine that is backed up. FILE with .pub for its ending holds the
-recipient, which is public: copy that one to the machines to back up.
+The identity restores; it is never needed on a machine that is backed up. FILE
+with .pub for its ending holds the recipient, which is public: copy that one
+to the machines to back up.
 
 Example:
   source-agent keygen -o ~/backup.key --paper backup-key.html")]

@@ -52,16 +52,17 @@ pub struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done, 1 failed, or a required remote did, 2 usage, 3 snapshot made
-but files unreadable or a named path missing, 4 on some remotes but not on all
-(none of those is required), 10 not found, 11 another session runs, 12 wrong passphrase or identity, 13 signature, hash or rollback
-failure, 14 remote unreachable, 15 quota or disk full, 130 and 143 signals.
-Other codes mean failure too.
+Exit codes: 0 done, 1 failed, or a required remote did, 2 usage, 3 snapshot
+made but files unreadable or a named path missing, 4 on some remotes but not
+on all (none of those is required), 10 not found, 11 another session runs, 12
+wrong passphrase or identity, 13 signature, hash or rollback failure, 14
+remote unreachable, 15 quota or disk full, 130 and 143 signals. Other codes
+mean failure too.
 
 Examples:
-  source-agent keygen -o backup.key                 on a machine that you trust
+  source-agent keygen -o backup.key                 on a trusted machine
   source-agent init --recipient backup.pub          on the machine to back up
-  source-agent remote add offsite sink-card:1,...   with the card that the sink's operator sent
+  source-agent remote add offsite sink-card:1,...   with the operator's card
   source-agent backup
   source-agent restore latest:/etc -t ./out -i backup.key";
 

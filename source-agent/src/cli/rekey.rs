@@ -4,7 +4,7 @@ use crate::cli::{Context, print_json, print_line};
 use crate::crypto::recipient::Recipient;
 use crate::keys;
 use crate::owner::TrustedSource;
-use crate::progress::{Progress, notice, warn};
+use crate::progress::{Progress, counted, notice, warn};
 use crate::report::{Exit, Failure, Outcome};
 use crate::restore::findings::Findings;
 use crate::restore::reading::{Desk, Need};
@@ -16,14 +16,15 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Seals the secrets of all sessions that can be restored, of the sources that this identity owns, to
-further recipients, and leaves that with the sinks. No data is sent again. A source seals to them from
-now on if they stand in `recipients` of its configuration: begin with that. To leave somebody out of
+Seals the secrets of all sessions that can be restored, of the sources that
+this identity owns, to further recipients, and leaves that with the sinks. No
+data is sent again. A source seals to them from now on if they stand in
+`recipients` of its configuration: begin with that. To leave somebody out of
 there takes nothing away that is sealed already.
 
 Examples:
   source-agent rekey --recipient office.pub -i ~/backup.key
-  source-agent rekey -n --recipient office.pub -H web1      how many sessions that would be")]
+  source-agent rekey -n --recipient office.pub -H web1      how many sessions")]
 pub struct RekeyArgs {
     /// Who shall read it too: a file that keygen made (.pub), or a short recipient in line (repeatable)
     #[arg(long, value_name = "R", required_unless_present = "recipients_file")]
@@ -157,12 +158,16 @@ fn chain(
     print(context, &source, &remote, &rekeyed, recipients, args.dry_run)?;
     if rekeyed.closed > 0 {
         let sessions = rekeyed.closed;
-        warn(context, &format!("{what}: {sessions} sessions are not sealed to this identity and stay as they are"));
+        warn(
+            context,
+            &format!("{what}: not sealed to this identity, so left as they are: {}", counted(sessions, "session")),
+        );
     }
     done.map_err(|failure| failure.remote(&remote))?;
     if rekeyed.strong > 0 {
         let sessions = rekeyed.strong;
-        let message = format!("{sessions} sessions that X-Wing alone keeps would be no stronger than X25519");
+        let sessions = counted(sessions, "session");
+        let message = format!("{sessions} that X-Wing alone keeps would be no stronger than X25519");
         let failure = Failure::new("recipients", Exit::Failed, message).remote(&remote);
         return Err(failure.help("they were left as they are; if it is meant: --mixed-recipients"));
     }

@@ -29,7 +29,8 @@ pub struct RemoteArgs {
 pub enum RemoteCommand {
     /// Add a sink by its card, and test it
     #[command(after_help = "\
-Compare the card's words with the sink's operator, by another way than the card came.
+Compare the card's words with the sink's operator, by another way than the
+card came.
 
 Examples:
   source-agent remote add offsite sink-card:1,name=web1,...
@@ -59,20 +60,26 @@ Examples:
     },
     /// Take address, host keys and sink key from a new card
     Repin {
+        /// What this machine calls it
         name: String,
+        /// The new card of the same sink
         #[arg(value_name = "SINK-CARD")]
         card: String,
     },
     /// Forget a remote; what it holds, and what this machine remembers of it, stays
     #[command(visible_alias = "rm")]
-    Remove { name: String },
+    Remove {
+        /// What this machine calls it
+        name: String,
+    },
     /// After an alarm: go on from what the sink shows, and say why in the next snapshot
     #[command(after_help = "\
 The reason is signed into the next snapshot's head and stays there.
 
 Example:
-  source-agent remote accept offsite --reason 'web1 was restored from an image of last week'")]
+  source-agent remote accept offsite --reason 'web1 runs from an old image'")]
     Accept {
+        /// What this machine calls it
         name: String,
         /// Why it is right to go on
         #[arg(long, value_name = "TEXT", value_parser = reason)]

@@ -20,14 +20,16 @@ const LISTED_MAX: usize = 1000;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-latest is the newest snapshot of any set: choose the set with --path.
-A whole snapshot keeps its absolute paths below the target; SNAP:/path puts what lies at that path into it.
-A file that cannot be had whole is not there afterwards: while it is written it is called .pawl-partial-...
+latest is the newest snapshot of any set: choose the set with --path. A whole
+snapshot keeps its absolute paths below the target; SNAP:/path puts what lies
+at that path into it. A file that cannot be had whole is not there afterwards:
+while it is written it is called .pawl-partial-...
 
 Examples:
   source-agent restore latest -t /mnt/out -i ~/backup.key
-  source-agent restore latest:/etc/nginx --path /etc -t ./nginx -i ~/backup.key --verify
-  source-agent restore 4f1c09e2 -t / --include /home/ann --overwrite if-changed -i ~/backup.key")]
+  source-agent restore latest:/etc/nginx --path /etc -t ./out -i ~/backup.key
+  source-agent restore 4f1c09e2 -t / --include /home/ann \\
+      --overwrite if-changed -i ~/backup.key")]
 pub struct RestoreArgs {
     /// A snapshot: an id's beginning, latest, latest~2, each also with :/path
     #[arg(value_name = "SNAP[:PATH]")]
@@ -128,7 +130,14 @@ fn tell(report: &Report, args: &RestoreArgs, context: &Context, took: std::time:
             "left as they were: {}, unchanged: {}, {deleted}: {}",
             report.kept, report.unchanged, report.deleted
         ));
-        lines.extend(report.to_delete.iter().map(|path| format!("  would delete {}", printable(path, 8192))));
+        if args.dry_run || context.verbose > 0 {
+            let what = if args.dry_run { "would delete" } else { "deleted" };
+            lines.extend(report.deletions.iter().map(|path| format!("  {what} {}", printable(path, 8192))));
+            let more = report.deleted.saturating_sub(report.deletions.len() as u64);
+            if more > 0 {
+                lines.push(format!("  and {} more", progress::count(more)));
+            }
+        }
     }
     lines.iter().for_each(|line| notice(context, line));
     for finding in report.findings.lines() {
@@ -141,6 +150,9 @@ fn tell(report: &Report, args: &RestoreArgs, context: &Context, took: std::time:
     let unnamed = report.lost.count() - lost.len().min(LISTED_MAX) as u64;
     if unnamed > 0 {
         warn(context, &format!("and {unnamed} more are not restored"));
+    }
+    if !args.include.is_empty() && report.is_empty() {
+        warn(context, "nothing of the snapshot fits --include: its patterns are gitignore lines, rooted at /");
     }
     summary(report, args, context, took, id)?;
     Ok(report.exit())
@@ -168,15 +180,15 @@ fn summary(report: &Report, args: &RestoreArgs, context: &Context, took: std::ti
     if context.quiet {
         return Ok(());
     }
-    let (files, bytes) = (progress::count(report.files), progress::size(report.bytes));
+    let (files, bytes) = (progress::counted(report.files, "file"), progress::size(report.bytes));
     let target = crate::paths::show(&args.target);
     if args.dry_run {
-        return print_line(&format!("Would restore {files} files, {bytes} to {target}."));
+        return print_line(&format!("Would restore {files}, {bytes} to {target}."));
     }
     let end = match (report.lost.count(), args.verify) {
         (0, true) => ", all verified".into(),
         (0, false) => String::new(),
         (lost, _) => format!("; {} NOT restored, see above", progress::count(lost)),
     };
-    print_line(&format!("Restored {files} files, {bytes} to {target} in {} s{end}.", took.as_secs()))
+    print_line(&format!("Restored {files}, {bytes} to {target} in {} s{end}.", took.as_secs()))
 }

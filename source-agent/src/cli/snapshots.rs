@@ -6,6 +6,7 @@ use crate::report::{Exit, Outcome};
 use crate::restore::objects::is_lost;
 use crate::restore::reader::open_root;
 use crate::restore::reading::{Desk, Filter, Need, freshness, local_time, utc_time};
+use crate::restore::resolve;
 use crate::restore::view::{Snapshot, View};
 use crate::tree::Root;
 use shared::text::printable;
@@ -17,7 +18,8 @@ const CLOCKS_APART: u64 = 300;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Without an identity, sizes and sets stay sealed; ids, times and signatures are shown.
+Without an identity, sizes and sets stay sealed; ids, times and signatures are
+shown.
 
 Examples:
   source-agent snapshots -i ~/backup.key
@@ -42,6 +44,13 @@ pub fn run(args: &SnapshotsArgs, context: &Context) -> Outcome<Exit> {
     let need = if args.filter.needs_root() { Need::Identity } else { Need::IfNamed };
     let mut desk = Desk::open(context, args.identity.as_deref(), need)?;
     let view = desk.view(context, args.filter.source.as_deref())?;
+    if let named @ Some(_) = args.filter.source.as_deref() {
+        match resolve::check_source(&view, &desk.trust, named, &desk.remote_names()) {
+            // Those of several sources can be listed together.
+            Err(failure) if failure.exit != Exit::Usage => return Err(failure),
+            _ => {}
+        }
+    }
     let mut exit = match view.exit() {
         Exit::Done if desk.unreached > 0 => Exit::SomeRemotes,
         exit => exit,

@@ -16,8 +16,8 @@ use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Files and bytes are what the source counted (they need the identity); stored is the size of the live blocks at the
-sink, which snapshots share.
+Files and bytes are what the source counted (they need the identity); stored
+is the size of the live blocks at the sink, which snapshots share.
 
 Example:
   source-agent stats latest -i ~/backup.key")]
@@ -128,17 +128,17 @@ fn show(desk: &mut Desk, snapshot: &Snapshot, stored: &Stored, context: &Context
     if let Some(root) = &root {
         let counts = &root.counts;
         print_line(&format!(
-            "  {} files, {} directories, {} others, {}",
-            progress::count(counts.files),
-            progress::count(counts.directories),
-            progress::count(counts.others),
+            "  {}, {}, {}, {}",
+            progress::counted(counts.files, "file"),
+            progress::counted(counts.directories, "directory"),
+            progress::counted(counts.others, "other"),
             progress::size(counts.bytes)
         ))?;
     }
     print_line(&format!(
-        "  stored: {} in {} blocks of {} archives",
+        "  stored: {} in {} of {}",
         progress::size(stored.bytes),
-        progress::count(stored.blocks),
-        progress::count(stored.archives)
+        progress::counted(stored.blocks, "block"),
+        progress::counted(stored.archives, "archive")
     ))
 }

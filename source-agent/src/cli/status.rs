@@ -21,12 +21,12 @@ const FUTURE_SECONDS: i64 = 300;
 #[command(after_help = "\
 No remote is called: this tells what they acknowledged. Every configured set
 counts: its last complete snapshot at each required remote must be within
---max-age. Exit code 0: fresh; 1: too old; 3: unknown. A machine that only reads
-has restore tests to tell of (check --restore-test).
+--max-age. Exit code 0: fresh; 1: too old; 3: unknown. A machine that only
+reads has restore tests to tell of (check --restore-test).
 
 Examples:
   source-agent status --max-age 36h
-  source-agent status --prometheus /var/lib/prometheus/node-exporter/source-agent-status.prom")]
+  source-agent status --prometheus /var/lib/node-exporter/source-agent.prom")]
 pub struct StatusArgs {
     /// Fail when the last snapshot of a remote, or of a set there, is older [default: max-age of the configuration]
     #[arg(long, value_name = "AGE")]

@@ -96,6 +96,21 @@ fn every_help_has_an_example() {
 }
 
 #[test]
+fn help_fits_a_terminal_of_eighty_columns_and_names_every_argument() {
+    fn walk(command: &clap::Command, path: &str) {
+        let path = format!("{path} {}", command.get_name());
+        let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let wide: Vec<&str> = after.lines().filter(|line| line.chars().count() > 78).collect();
+        assert!(wide.is_empty(), "{path}: {wide:?}");
+        for argument in command.get_arguments() {
+            assert!(argument.get_help().is_some(), "{path}: {} has no help", argument.get_id());
+        }
+        command.get_subcommands().for_each(|below| walk(below, &path));
+    }
+    walk(&Cli::command(), "");
+}
+
+#[test]
 fn no_flag_takes_a_secret() {
     fn walk(command: &clap::Command) {
         for argument in command.get_arguments() {

@@ -27,24 +27,28 @@ pub struct TrustArgs {
 pub enum TrustCommand {
     /// Trust a source's card
     #[command(after_help = "\
-Compare the card's fingerprint words with those that `init` printed on the source before you trust it.
-With the identity the card goes into the owner record on every remote: after a total loss the identity, and an
-operator who enrols the new machine, are enough; without, this machine alone trusts it.
+Compare the card's fingerprint words with those that `init` printed on the
+source before you trust it. With the identity the card goes into the owner
+record on every remote: after a total loss the identity, and an operator who
+enrols the new machine, are enough; without, this machine alone trusts it.
 
 Example:
   source-agent trust add source-card:1,name=web1,... -i ~/backup.key")]
     Add {
+        /// The card that `source-agent init` printed on the source
         #[arg(value_name = "SOURCE-CARD")]
         card: String,
         /// Trust this lineage of the source as well (32 hex digits; see `snapshots`)
         #[arg(long, value_name = "HEX")]
         lineage: Vec<Lineage>,
+        /// The identity
         #[arg(short, long, value_name = "FILE")]
         identity: Option<PathBuf>,
     },
     /// List trusted sources
     #[command(visible_alias = "ls")]
     List {
+        /// The identity
         #[arg(short, long, value_name = "FILE")]
         identity: Option<PathBuf>,
     },
@@ -53,21 +57,24 @@ Example:
     Remove {
         /// Its name, or the beginning of its id
         source: String,
+        /// The identity
         #[arg(short, long, value_name = "FILE")]
         identity: Option<PathBuf>,
     },
     /// After an alarm: forget the heads of a source that this machine remembers at a remote (-r)
     #[command(after_help = "\
-Do this only if the sink's operator told you why an older state is shown there.
+Do this only if the sink's operator told you why an older state is shown
+there.
 
 Example:
-  source-agent trust forget web1 -r offsite --reason 'the sink was restored from its own backup of Monday'")]
+  source-agent trust forget web1 -r offsite --reason 'the sink was set back'")]
     Forget {
         /// Its name, or the beginning of its id
         source: String,
         /// Why it is right; noted in the state directory
         #[arg(long, value_name = "TEXT")]
         reason: String,
+        /// The identity
         #[arg(short, long, value_name = "FILE")]
         identity: Option<PathBuf>,
     },

@@ -13,8 +13,9 @@ use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Reads the snapshot as a whole first, every chunk of it, unless --unread says that you checked it already.
-The sink's retention keeps the newest vouched snapshot of each series.
+Reads the snapshot as a whole first, every chunk of it, unless --unread says
+that you checked it already. The sink's retention keeps the newest vouched
+snapshot of each series.
 
 Example:
   source-agent vouch latest -i ~/backup.key")]

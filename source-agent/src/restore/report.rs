@@ -61,8 +61,8 @@ pub struct Report {
     /// Files with the same content: metadata alone was set.
     pub unchanged: u64,
     pub deleted: u64,
-    /// What a dry run would delete, the first of it: paths in the snapshot's terms.
-    pub to_delete: Vec<Vec<u8>>,
+    /// What was deleted, or would be, the first of it: paths of the target.
+    pub deletions: Vec<Vec<u8>>,
     pub devices_skipped: u64,
     /// Directories whose content the source had not read.
     pub unread: u64,
@@ -73,6 +73,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// Nothing of the snapshot was asked for.
+    pub fn is_empty(&self) -> bool {
+        let met = [self.files, self.directories, self.others, self.links, self.kept, self.unchanged];
+        met.iter().all(|count| *count == 0) && self.lost.count() == 0 && self.devices_skipped == 0
+    }
+
     /// 13 when anything did not fit what was signed; 1 when this machine could not take something.
     pub fn exit(&self) -> Exit {
         if !self.findings.is_empty() || self.lost.from_vault() > 0 {

@@ -3,6 +3,7 @@
 //! source keeps no other from being read.
 
 use crate::owner::{SeenHead, Trust, TrustedSource, store};
+use crate::progress::counted;
 use crate::report::{Exit, Failure, Outcome};
 use crate::restore::claims::{self, Chains, Shown};
 use crate::restore::objects::{Objects, is_lost, tampered};
@@ -307,13 +308,16 @@ fn missing_receipts(heads: &[CheckedHead], remote: &str, name: &str, view: &mut 
     let without = heads.iter().rev().skip(1).filter(is_without).count();
     if without > 0 {
         view.notes.push(format!(
-            "{remote}: {without} older snapshots of {name} have no receipt: the sink gave none, or lost it"
+            "{remote}: no receipt for {} of {name}: the sink gave none, or lost it",
+            counted(without as u64, "older snapshot")
         ));
     }
     let absent = heads.iter().filter(|head| head.content == Damage::Absent && !head.head.is_checkpoint()).count();
     if absent > 0 {
-        view.notes
-            .push(format!("{remote}: the content of {absent} snapshots of {name} is gone, and no retention took it"));
+        view.notes.push(format!(
+            "{remote}: the content of {} of {name} is gone, and no retention took it",
+            counted(absent as u64, "snapshot")
+        ));
     }
 }
 

@@ -24,6 +24,7 @@ mod refusals;
 mod rekey;
 mod roles;
 mod shut_doors;
+mod slips;
 mod stores;
 mod tidy;
 mod two_accounts;

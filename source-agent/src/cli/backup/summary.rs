@@ -6,10 +6,13 @@ use crate::backup::outcome::{Listed, Met, shown};
 use crate::backup::{Env, RemoteReport, Report, SetPlan, SetReport};
 use crate::cli::Context;
 use crate::cli::output::{eprint_failure, print_json, print_line};
-use crate::progress::{count, elapsed, notice, size, warn_item, warn_path};
+use crate::progress::{count, counted, elapsed, notice, size, warn_item, warn_path};
 use crate::report::{Exit, Failure, Outcome};
 use serde_json::json;
 use std::time::Duration;
+
+/// restic's word for when a path was met that cannot be read.
+pub const DURING: &str = "archival";
 
 /// The exit code of a run.
 pub fn exit(report: &Report) -> Exit {
@@ -54,8 +57,8 @@ pub fn ending(exit: Exit, report: Option<&Report>, failure: Option<&Failure>, al
         // Messages may name paths; the code does not.
         Some(failure) => format!("backup failed: {}", failure.code),
         None => format!(
-            "{} files, {}, new {}, unreadable {}",
-            count(sum(&|met| met.files.get())),
+            "{}, {}, new {}, unreadable {}",
+            counted(sum(&|met| met.files.get()), "file"),
             size(sum(&|met| met.bytes.get())),
             size(sum(&|met| met.bytes_new.get())),
             sum(&|met| met.unreadable.count()),
@@ -74,20 +77,23 @@ pub fn ending(exit: Exit, report: Option<&Report>, failure: Option<&Failure>, al
 
 /// Prints everything that a run brought.
 pub fn print(context: &Context, report: &Report, whole: Duration) -> Outcome<()> {
+    let exit = exit(report);
     for remote in &report.remotes {
         // The failure that ends the command is printed by it.
         let Some(failure) = &remote.failure else { continue };
         let signal = failure.exit.is_signal();
         let same = |ends: &Failure| Some(&remote.name) == ends.remote.as_ref() || signal && ends.code == failure.code;
         if !report.failure.as_ref().is_some_and(same) {
-            eprint_failure(failure, context);
+            // The code is that of this process.
+            eprint_failure(&Failure { exit, ..failure.clone() }, context);
         }
     }
     if context.json {
+        report.sets.iter().for_each(|set| list(context, DURING, &set.met.unreadable));
         return report.sets.iter().try_for_each(|set| print_json(&json_summary(report, set, whole)));
     }
     if context.quiet {
-        report.sets.iter().for_each(|set| list(context, "unreadable", &set.met.unreadable));
+        report.sets.iter().for_each(|set| list(context, DURING, &set.met.unreadable));
         return Ok(());
     }
     report.sets.iter().try_for_each(|set| print_set(context, report, set))?;
@@ -128,9 +134,9 @@ fn print_set(context: &Context, report: &Report, set: &SetReport) -> Outcome<()>
     let width =
         report.remotes.iter().map(|remote| remote.name.len()).chain([set.name.len()]).max().unwrap_or(8).clamp(8, 40);
     print_line(&format!(
-        "{:width$}  {} files  {}  read {}  new {}{ratio}        {}",
+        "{:width$}  {}  {}  read {}  new {}{ratio}        {}",
         shown(set.name.as_bytes()),
-        count(met.files.get()),
+        counted(met.files.get(), "file"),
         size(met.bytes.get()),
         size(met.bytes_read.get()),
         size(new),
@@ -146,7 +152,7 @@ fn print_set(context: &Context, report: &Report, set: &SetReport) -> Outcome<()>
         print_line(&format!("{:width$}  {line}", remote.name))?;
     }
     print_line(&notes(met, context.verbose > 0))?;
-    list(context, "unreadable", &met.unreadable);
+    list(context, DURING, &met.unreadable);
     if context.verbose > 0 {
         list(context, "changed", &met.changed);
         list(context, "vanished", &met.vanished);
@@ -286,17 +292,17 @@ pub fn dry_run(context: &Context, env: &Env, sets: &[SetPlan]) -> Outcome<Exit> 
             }))?;
         } else {
             print_line(&format!(
-                "{}  {} files  {}  would read {} ({} new, {} changed files)",
+                "{}  {}  {}  would read {} ({} new, {} changed)",
                 shown(set.name.as_bytes()),
-                count(met.files.get()),
+                counted(met.files.get(), "file"),
                 size(met.bytes.get()),
                 size(met.bytes_read.get()),
                 count(met.files_new.get()),
-                count(met.files_changed.get()),
+                counted(met.files_changed.get(), "file"),
             ))?;
             print_line(&notes(&met, context.verbose > 0))?;
         }
-        list(context, "unreadable", &met.unreadable);
+        list(context, DURING, &met.unreadable);
     }
     Ok(exit)
 }
