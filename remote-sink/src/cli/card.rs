@@ -60,7 +60,7 @@ impl Address {
     pub fn parse(text: &str) -> Result<Self, Failure> {
         let wrong = |why: &str| {
             Failure::new("address", format!("'{}' is not an address: {why}", printable(text.as_bytes(), 100)))
-                .help("write USER@HOST or USER@HOST:PORT, for example backup@sink.example or backup@[2001:db8::1]:2222")
+                .help("write USER@HOST or USER@HOST:PORT, for example pawl@sink.example or pawl@[2001:db8::1]:2222")
                 .exit(exit::USAGE)
         };
         let (user, rest) = match text.rsplit_once('@') {

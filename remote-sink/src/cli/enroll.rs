@@ -23,9 +23,9 @@ const INPUT_BYTES_MAX: u64 = 64 << 10;
 
 const AFTER: &str = "\
 Examples:
-  remote-sink enroll 'source-card:1,name=web1,...' --address backup@sink.example --install
+  remote-sink enroll 'source-card:1,name=web1,...' --address pawl@sink.example --install
   remote-sink enroll 'source-card:1,name=laptop,...' --role read --install
-  source-agent init --recipient backup.pub | remote-sink enroll - --address backup@sink.example
+  source-agent init --recipient backup.pub | remote-sink enroll - --address pawl@sink.example
 
 Compare the fingerprint words with the card's owner, by another way than the card came.
 Without --install, add the printed line to ~/.ssh/authorized_keys of the account that serves, or

@@ -32,7 +32,7 @@ use std::process::ExitCode;
 const AFTER: &str = "\
 First steps:
   remote-sink init --root /srv/backups
-  remote-sink enroll 'source-card:1,name=web1,...' --address backup@sink.example --install
+  remote-sink enroll 'source-card:1,name=web1,...' --address pawl@sink.example --install
 
 Exit codes: 0 done, 1 failed, 2 usage, 10 no such source or snapshot, 11 a session of the
 source runs, 13 damage or a wrong signature, 15 disk or quota full, 20 `prune` was stopped by an

@@ -26,8 +26,8 @@ agent, sends this machine's source card and takes the sink card into the
 configuration. The vault must be there: remote-sink init.
 
 Examples:
-  source-agent enroll backup@sink.example
-  source-agent enroll backup@sink.example:2222 --name far --root /srv/backups")]
+  source-agent enroll pawl@sink.example
+  source-agent enroll pawl@sink.example:2222 --name far --root /srv/vault")]
 pub struct EnrollArgs {
     /// The sink, as you would give it to ssh
     #[arg(value_name = "[USER@]HOST[:PORT]", value_parser = parse_login)]

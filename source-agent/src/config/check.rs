@@ -194,7 +194,7 @@ fn ssh_place(remote: &Remote, url: &str, base: &Path) -> Result<Place, String> {
 
 /// `ssh://user@host:port/source`; an IPv6 address stands in brackets.
 pub fn parse_url(url: &str) -> Result<(String, String, u16, SourceName), String> {
-    let err = |why: &str| format!("'url' {why}; it looks like ssh://backup@sink.example:22/web1");
+    let err = |why: &str| format!("'url' {why}; it looks like ssh://pawl@sink.example:22/web1");
     let rest = url.strip_prefix("ssh://").ok_or_else(|| err("does not begin with ssh://"))?;
     let (address, source) = rest.split_once('/').ok_or_else(|| err("has no source name"))?;
     let (user, address) = address.rsplit_once('@').ok_or_else(|| err("has no user"))?;

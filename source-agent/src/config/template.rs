@@ -129,7 +129,7 @@ const REMOTES: &str = "
 # Remotes are added by: source-agent remote add NAME SINK-CARD
 # [[remote]]
 # name = \"offsite\"
-# url = \"ssh://backup@sink.example:22/web1\"
+# url = \"ssh://pawl@sink.example:22/web1\"
 # host-key = [\"ssh-ed25519 AAAAC3Nz...\"]
 # identity-file = \"ssh_ed25519\"     # made by init
 # sink = \"Jzg2a4Yd...\"              # the sink's key, from its card
