@@ -159,7 +159,8 @@ fn around(context: &Context, loaded: &Loaded, env: &mut Env, sets: Vec<SetPlan>)
     warn_all(context, hooks::notify(loaded, Some(&ending)));
     match outcome {
         Ok(Report { failure: Some(failure), .. }) => Err(Failure { exit, ..failure }),
-        Ok(_) => printed.map(|()| exit),
+        // Here a full disk would be taken for the remote's.
+        Ok(_) => printed.map(|()| exit).map_err(|failure| Failure { exit: Exit::Failed, ..failure }),
         Err(failure) => Err(failure),
     }
 }

@@ -16,6 +16,7 @@ pub fn print_text(text: &str) -> Outcome<()> {
     };
     above_bars(write).map_err(|e| match e.kind() {
         io::ErrorKind::BrokenPipe => Failure::new(STDOUT_CLOSED, Exit::Failed, "standard output was closed"),
+        io::ErrorKind::StorageFull => Failure::new("stdout", Exit::Full, format!("cannot write the output: {e}")),
         _ => Failure::new("stdout", Exit::Failed, format!("cannot write the output: {e}")),
     })
 }
