@@ -10,9 +10,7 @@ use crate::config::Config;
 use crate::enrolment::{Enrolment, Reads};
 use crate::journal::{Journal, Moment};
 use crate::published::Published;
-use crate::store::directory::Root;
-use crate::store::layout::source_room;
-use crate::store::{Name, put_bytes};
+use crate::store::{Name, directory::Root, layout::source_room, put_bytes};
 use crate::verify::{VerifyOptions, verify};
 use shared::card::{SourceCard, SshKey};
 use shared::codec::{Blob, List};
@@ -24,9 +22,7 @@ use shared::keyfile;
 use shared::signature::{Plain, SigningKey, Verified, sign};
 use shared::sys::{FixedClock, durable};
 use shared::wire::Role;
-use std::cell::Cell;
-use std::io;
-use std::sync::Arc;
+use std::{cell::Cell, io, sync::Arc};
 
 const DAY: i64 = 86_400;
 /// 2026-01-01 00:00 UTC.
